@@ -1,0 +1,65 @@
+//! The border to networks: namespaces, bridges, taps, rules, and the small services each network has.
+
+use std::os::fd::OwnedFd;
+
+use async_trait::async_trait;
+use hull_types::{
+    error::Result,
+    id::{NetworkId, PortId, VmId},
+    link::DesiredNetwork,
+};
+
+use crate::hypervisor::ByteStream;
+
+/// What the metadata service tells a VM of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestMetadata {
+    /// The VM.
+    pub vm: VmId,
+    /// Its name.
+    pub name: String,
+    /// Its host name.
+    pub hostname: String,
+    /// Its project's id, as text.
+    pub project: String,
+    /// The node's zone.
+    pub zone: String,
+    /// The flavor's name, or `custom`.
+    pub flavor: String,
+    /// Public keys, with names.
+    pub ssh_keys: Vec<(String, String)>,
+    /// User data, decoded.
+    pub user_data: Option<Vec<u8>>,
+    /// Free labels.
+    pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+/// The host's networks.
+#[async_trait]
+pub trait Networks: Send + Sync + 'static {
+    /// Makes the network be as said: namespace, bridge, gateway, uplink, rules, DHCP, DNS, metadata. Idempotent, and
+    /// repairs what was damaged without touching what is right.
+    async fn apply(&self, network: &DesiredNetwork) -> Result<()>;
+
+    /// Removes a network and everything of it. Nothing happens where there is none.
+    async fn remove(&self, network: NetworkId) -> Result<()>;
+
+    /// Networks of Hull's that are on the host, known or not.
+    async fn list(&self) -> Result<Vec<NetworkId>>;
+
+    /// Opens the port's tap on the network's bridge (multi-queue off), making it where needed. The tap lives as long as
+    /// a descriptor of it does.
+    async fn tap(&self, network: NetworkId, port: PortId) -> Result<OwnedFd>;
+
+    /// What the metadata service shall tell this VM; replaces what it told before.
+    async fn set_metadata(&self, metadata: GuestMetadata) -> Result<()>;
+
+    /// Forgets a VM's metadata.
+    async fn forget_metadata(&self, vm: VmId) -> Result<()>;
+
+    /// A TCP connection to a port of the VM, made from inside its network.
+    async fn connect(&self, network: NetworkId, address: std::net::IpAddr, port: u16) -> Result<Box<dyn ByteStream>>;
+
+    /// What the kernel holds for this port, for people: rules, counters, lease.
+    async fn explain(&self, network: NetworkId, port: PortId) -> Result<Vec<String>>;
+}
