@@ -7,9 +7,16 @@
 //! Engines: [`embedded`] (SQLite, WAL, full durability, group commit) and [`memory`] (the simulator's). Both pass
 //! [`conformance`]; so will etcd's.
 
+mod clock;
 pub mod conformance;
 pub mod embedded;
+mod feed;
+pub mod json;
 pub mod memory;
+mod rules;
+
+pub use clock::{Clock, ManualClock, Monotonic};
+pub use rules::{MAX_KEY, MAX_OPS, MAX_VALUE};
 
 use std::{sync::Arc, time::Duration};
 
@@ -64,8 +71,17 @@ pub enum Compare {
     Exists(Key),
     /// The key is not there.
     Absent(Key),
-    /// The key was last changed at exactly this revision.
+    /// The key is there and was last changed at exactly this revision.
     Modified(Key, Revision),
+}
+
+impl Compare {
+    /// The key it looks at.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Exists(key) | Self::Absent(key) | Self::Modified(key, _) => key,
+        }
+    }
 }
 
 /// A change of one key.
@@ -82,6 +98,15 @@ pub enum Op {
     },
     /// Removes the key; nothing happens where it is absent.
     Delete(Key),
+}
+
+impl Op {
+    /// The key it changes.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put { key, .. } | Self::Delete(key) => key,
+        }
+    }
 }
 
 /// Changes that happen together, or not at all, if all conditions hold.
@@ -113,6 +138,13 @@ impl Txn {
         self
     }
 
+    /// Adds a put under a lease.
+    #[must_use]
+    pub fn put_leased(mut self, key: impl Into<Key>, value: impl Into<Bytes>, lease: LeaseId) -> Self {
+        self.ops.push(Op::Put { key: key.into(), value: value.into(), lease: Some(lease) });
+        self
+    }
+
     /// Adds a delete.
     #[must_use]
     pub fn delete(mut self, key: impl Into<Key>) -> Self {
@@ -124,7 +156,8 @@ impl Txn {
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is durable; its changes carry this revision.
+    /// It is durable; its changes carry this revision. A transaction that changes nothing (no changes, or only
+    /// deletes of absent keys) makes no revision and answers the newest.
     Committed(Revision),
     /// A condition did not hold; nothing changed. The first that failed, by its place in [`Txn::compares`].
     Conflict(usize),
@@ -137,6 +170,16 @@ pub enum Change {
     Put(Entry),
     /// A key was deleted, or its lease ended.
     Delete(Key),
+}
+
+impl Change {
+    /// The key that changed.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete(key) => key,
+        }
+    }
 }
 
 /// All changes of one transaction under the watched prefix.
@@ -179,7 +222,27 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk that holds {0} is full; free some space, nothing acknowledged is lost")]
     Full(String),
-    /// Anything else of the engine's.
+    /// A value is not the document its reader expects.
+    #[error("{key} does not hold the document expected there: {why}")]
+    Document {
+        /// The key.
+        key: String,
+        /// What the parser found.
+        why: String,
+    },
+    /// The data was written by a newer Hull.
+    #[error(
+        "{path} was written by a newer Hull (schema {found}; this one reads up to {known}); run that version or newer"
+    )]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its schema.
+        found: u64,
+        /// The newest schema known here.
+        known: u64,
+    },
+    /// Anything else of the engine's. A transaction that ends so may or may not have happened.
     #[error("the store failed: {0}")]
     Engine(String),
     /// The store was closed.
@@ -206,13 +269,18 @@ pub trait Store: Send + Sync + 'static {
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page>;
 
     /// Commits all of `txn` or nothing; returns once the outcome is durable.
+    ///
+    /// Dropping the future does not take the transaction back. After [`StoreError::Engine`] or [`StoreError::Closed`]
+    /// it may have happened; after any other error it has not.
     async fn txn(&self, txn: Txn) -> Result<Outcome>;
 
     /// Every batch that touches `prefix` with a revision above `after`, from history and then as they happen.
-    /// Fails with [`StoreError::Compacted`] where that history is gone or the watcher falls too far behind.
+    /// Fails, here or in the stream, with [`StoreError::Compacted`] where that history is gone or the watcher falls
+    /// too far behind.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch>;
 
-    /// Forgets history up to and including `upto`. Current values stay.
+    /// Forgets history up to and including `upto`. Current values stay. Again, or further back, is no error;
+    /// beyond the newest revision is.
     async fn compact(&self, upto: Revision) -> Result<()>;
 
     /// Makes a lease that expires `ttl` after the last [`Store::keep_alive`].
