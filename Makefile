@@ -1,0 +1,42 @@
+# The doors into this repository. Each target is one script or one command; `make help` lists them.
+
+SHELL := /bin/bash
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+.PHONY: run
+run: ## from bare Debian to a virtual machine you can log in to; quick when run again
+	@scripts/run.sh
+
+.PHONY: stop
+stop: ## stop Hull; its virtual machines go on running
+	@scripts/stop.sh
+
+.PHONY: clean-all
+clean-all: ## delete every virtual machine, image and file that `make run` made
+	@scripts/clean-all.sh
+
+.PHONY: test
+test: ## install what tests need and run them all (as root)
+	@scripts/test.sh
+
+.PHONY: bench
+bench: ## measure against the budgets and print the table
+	@scripts/bench.sh
+
+.PHONY: lint
+lint: ## formatting, clippy with warnings denied, licences
+	@scripts/lint.sh
+
+.PHONY: doc
+doc: ## API documentation of every crate, warnings denied
+	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+.PHONY: deb
+deb: ## build the Debian package
+	@scripts/deb.sh
