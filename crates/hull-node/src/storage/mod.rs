@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use hull_types::{digest::Digest, error::Result, id::VmId, image::ImageContent, units::Bytes};
+use hull_types::{digest::Digest, error::Result, id::VmId, image::ImageContent, network::Mac, units::Bytes};
 
 use crate::{hypervisor::DiskSpec, network::GuestMetadata};
 
@@ -28,8 +28,8 @@ pub trait Disks: Send + Sync + 'static {
     /// Removes the rescue overlay.
     async fn remove_rescue(&self, vm: VmId) -> Result<()>;
 
-    /// Makes the NoCloud seed (`cidata`) with the VM's metadata.
-    async fn seed(&self, metadata: &GuestMetadata) -> Result<DiskSpec>;
+    /// Makes the NoCloud seed (`CIDATA`) with the VM's metadata; its NICs, by MAC, are configured by DHCP.
+    async fn seed(&self, metadata: &GuestMetadata, macs: &[Mac]) -> Result<DiskSpec>;
 
     /// Grows the root disk's file while no hypervisor has it open; never shrinks.
     async fn grow(&self, vm: VmId, generation: u64, to: Bytes) -> Result<()>;
