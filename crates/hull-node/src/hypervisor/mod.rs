@@ -27,16 +27,29 @@ pub struct DiskSpec {
     pub path: PathBuf,
     /// Whether it is qcow2; raw otherwise. Never probed.
     pub qcow2: bool,
+    /// The files a qcow2 overlay stands on, nearest first; empty for a disk of its own. The header's own idea of its
+    /// backing file is never used: a taken-over hypervisor could have written any path there.
+    pub backing: Vec<BackingSpec>,
     /// Whether the guest may only read it.
     pub read_only: bool,
     /// Place in the boot order, from 0.
     pub boot_index: Option<u8>,
 }
 
+/// A file beneath an overlay, only ever read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackingSpec {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether it is qcow2; raw otherwise. Never probed.
+    pub qcow2: bool,
+}
+
 /// A kernel loaded directly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelSpec {
-    /// The kernel's file.
+    /// The kernel's file. Where it may be read by others (in a directory only root enters) it is handed over as it is;
+    /// otherwise it is copied into the VM's directory first.
     pub kernel: PathBuf,
     /// The initial RAM disk's file.
     pub initrd: Option<PathBuf>,
