@@ -1,0 +1,232 @@
+//! The API by noun.
+
+use bytes::Bytes;
+use futures::Stream;
+use hull_types::{
+    error::Result,
+    image::{Image, ImageFormat},
+    link::ExecResult,
+    vm::VmState,
+    wire::{ExecRequest, Explanation, ImageCreate, ImageUpdate, List, PasswordRequest, VmAction, VmCreate, VmUpdate, VmView},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    http::{Client, Query},
+    socket::Socket,
+};
+
+/// A noun whose documents are listed, shown, created and deleted alike.
+pub struct Nouns<'a> {
+    client: &'a Client,
+    plural: &'static str,
+}
+
+impl Client {
+    /// Any noun by its plural: `flavors`, `keypairs`, `networks`, `nodes`, `projects`, `events`, …
+    pub fn nouns(&self, plural: &'static str) -> Nouns<'_> {
+        Nouns { client: self, plural }
+    }
+
+    /// VMs.
+    pub fn vms(&self) -> Vms<'_> {
+        Vms(self)
+    }
+
+    /// Images.
+    pub fn images(&self) -> Images<'_> {
+        Images(self)
+    }
+}
+
+/// A name as one segment of a path.
+fn segment(name: &str) -> String {
+    url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+impl Nouns<'_> {
+    /// All of them: page after page until the end.
+    pub async fn list<T: DeserializeOwned>(&self, query: &Query<'_>) -> Result<Vec<T>> {
+        let mut items = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let mut query = query.to_vec();
+            query.extend(after.take().map(|after| ("after", after)));
+            let page: List<T> = self.client.get(&format!("v1/{}", self.plural), &query).await?;
+            items.extend(page.items);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// One, by name or id.
+    pub async fn show<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        self.client.get(&format!("v1/{}/{}", self.plural, segment(name)), &[]).await
+    }
+
+    /// A new one.
+    pub async fn create<B: Serialize + Sync, T: DeserializeOwned>(&self, body: &B) -> Result<T> {
+        self.client.post(&format!("v1/{}", self.plural), body).await
+    }
+
+    /// Changes one.
+    pub async fn update<B: Serialize + Sync, T: DeserializeOwned>(&self, name: &str, body: &B) -> Result<T> {
+        self.client.patch(&format!("v1/{}/{}", self.plural, segment(name)), body).await
+    }
+
+    /// Deletes one.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        self.client.delete(&format!("v1/{}/{}", self.plural, segment(name))).await
+    }
+}
+
+/// Images.
+pub struct Images<'a>(&'a Client);
+
+impl Images<'_> {
+    /// Makes the record.
+    pub async fn create(&self, body: &ImageCreate) -> Result<Image> {
+        self.0.nouns("images").create(body).await
+    }
+
+    /// One, by name or id.
+    pub async fn show(&self, name: &str) -> Result<Image> {
+        self.0.nouns("images").show(name).await
+    }
+
+    /// Changes one.
+    pub async fn update(&self, name: &str, body: &ImageUpdate) -> Result<Image> {
+        self.0.nouns("images").update(name, body).await
+    }
+
+    /// Uploads the bytes; returns when they are ready to boot from.
+    pub async fn upload<S>(&self, name: &str, body: S) -> Result<Image>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        self.0.upload(&format!("v1/images/{}/content", segment(name)), body).await
+    }
+
+    /// Downloads the bytes in this format.
+    pub async fn download(
+        &self,
+        name: &str,
+        format: ImageFormat,
+    ) -> Result<(Option<u64>, impl Stream<Item = Result<Bytes>> + Unpin + use<>)> {
+        let format = serde_json::to_value(format).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        self.0.download(&format!("v1/images/{}/content", segment(name)), &[("format", format)]).await
+    }
+}
+
+/// VMs.
+pub struct Vms<'a>(&'a Client);
+
+impl Vms<'_> {
+    /// New VMs: one, or `count`.
+    pub async fn create(&self, body: &VmCreate) -> Result<List<VmView>> {
+        self.0.nouns("vms").create(body).await
+    }
+
+    /// One, by name or id.
+    pub async fn show(&self, vm: &str) -> Result<VmView> {
+        self.0.nouns("vms").show(vm).await
+    }
+
+    /// All that the filters let through.
+    pub async fn list(&self, query: &Query<'_>) -> Result<Vec<VmView>> {
+        self.0.nouns("vms").list(query).await
+    }
+
+    /// Changes one.
+    pub async fn update(&self, vm: &str, body: &VmUpdate) -> Result<VmView> {
+        self.0.nouns("vms").update(vm, body).await
+    }
+
+    /// Marks one for deletion.
+    pub async fn delete(&self, vm: &str) -> Result<()> {
+        self.0.nouns("vms").delete(vm).await
+    }
+
+    /// Acts on one.
+    pub async fn act(&self, vm: &str, action: &VmAction) -> Result<VmView> {
+        self.0.post(&self.path(vm, "actions"), action).await
+    }
+
+    /// Runs a program inside.
+    pub async fn exec(&self, vm: &str, body: &ExecRequest) -> Result<ExecResult> {
+        self.0.post(&self.path(vm, "exec"), body).await
+    }
+
+    /// Sets a user's password inside.
+    pub async fn password(&self, vm: &str, body: &PasswordRequest) -> Result<()> {
+        self.0.post(&self.path(vm, "password"), body).await
+    }
+
+    /// A call without a body: `quiesce`, `thaw`, `agent-ping`.
+    pub async fn call<T: DeserializeOwned>(&self, vm: &str, verb: &str) -> Result<T> {
+        self.0.post(&self.path(vm, verb), &serde_json::json!({})).await
+    }
+
+    /// The newest bytes of the console log.
+    pub async fn console_log(&self, vm: &str, tail: u32) -> Result<Bytes> {
+        self.0.bytes(&self.path(vm, "console-log"), &[("tail", tail.to_string())]).await
+    }
+
+    /// The screen, as PNG.
+    pub async fn screenshot(&self, vm: &str) -> Result<Bytes> {
+        self.0.bytes(&self.path(vm, "screenshot"), &[]).await
+    }
+
+    /// Why it is as it is.
+    pub async fn explain(&self, vm: &str) -> Result<Explanation> {
+        self.0.get(&self.path(vm, "explain"), &[]).await
+    }
+
+    /// The serial console.
+    pub async fn console(&self, vm: &str) -> Result<Socket> {
+        self.0.socket(&self.path(vm, "console"), &[]).await
+    }
+
+    /// A TCP connection to one of its ports, made from inside its network.
+    pub async fn tcp(&self, vm: &str, port: u16) -> Result<Socket> {
+        self.0.socket(&self.path(vm, &format!("tcp/{port}")), &[]).await
+    }
+
+    /// Waits until the VM rests as asked, or is in a state the closure accepts, or is gone; `on_change` sees every state
+    /// on the way. Polls the watch, so it costs nothing while nothing happens.
+    pub async fn settle(&self, vm: &str, mut on_change: impl FnMut(&VmView)) -> Result<Option<VmView>> {
+        use futures::StreamExt;
+        use hull_types::{error::ErrorKind, wire::WatchEvent};
+        let mut view = match self.show(vm).await {
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+            shown => shown?,
+        };
+        let id = view.vm.id.to_string();
+        let mut changes = self.0.watch::<VmView>("v1/vms", &[("id", id.clone())], None).await?;
+        loop {
+            on_change(&view);
+            if view.settled && view.state != VmState::Deleting {
+                return Ok(Some(view));
+            }
+            match changes.next().await {
+                Some(Ok(WatchEvent::Put { object, .. })) if object.vm.id.to_string() == id => view = object,
+                Some(Ok(WatchEvent::Delete { id: gone, .. })) if gone == id => return Ok(None),
+                Some(Ok(_)) => {}
+                // The server restarted or compacted: look again, watch again.
+                Some(Err(_)) | None => {
+                    view = match self.show(&id).await {
+                        Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+                        shown => shown?,
+                    };
+                    changes = self.0.watch::<VmView>("v1/vms", &[("id", id.clone())], None).await?;
+                }
+            }
+        }
+    }
+
+    fn path(&self, vm: &str, verb: &str) -> String {
+        format!("v1/vms/{}/{verb}", segment(vm))
+    }
+}
