@@ -442,6 +442,22 @@ pub struct NodeUpdate {
     pub maintenance: Option<bool>,
 }
 
+/// `POST /v1/tokens`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenCreate {
+    /// What it is for.
+    pub name: Name,
+    /// What its bearer may do.
+    pub role: crate::token::Role,
+    /// On the whole cloud; on the call's project where not.
+    #[serde(default)]
+    pub system: bool,
+    /// Days until it stops working; never where absent.
+    #[serde(default)]
+    pub expires_in_days: Option<u32>,
+}
+
 /// A secret, shown once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Secret {
