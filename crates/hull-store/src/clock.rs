@@ -12,6 +12,11 @@ use std::{
 pub trait Clock: Send + Sync + 'static {
     /// The time since the clock's zero.
     fn now(&self) -> Duration;
+
+    /// How long a thread that waits for `rest` to pass on this clock may really sleep before it looks again.
+    fn nap(&self, rest: Duration) -> Duration {
+        rest
+    }
 }
 
 /// The machine's monotonic clock; under tokio's paused time, tokio's.
@@ -44,5 +49,10 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::SeqCst))
+    }
+
+    // It may be moved at any moment.
+    fn nap(&self, rest: Duration) -> Duration {
+        rest.min(Duration::from_millis(5))
     }
 }

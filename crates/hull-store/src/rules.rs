@@ -56,10 +56,10 @@ pub(crate) fn check_key(key: &str) -> Result<()> {
 }
 
 /// The place of the first condition that fails, given how to look up when a key was last changed.
-pub(crate) fn first_conflict(
+pub(crate) fn first_conflict<E>(
     compares: &[Compare],
-    mut modified: impl FnMut(&str) -> Result<Option<Revision>>,
-) -> Result<Option<usize>> {
+    mut modified: impl FnMut(&str) -> Result<Option<Revision>, E>,
+) -> Result<Option<usize>, E> {
     for (place, compare) in compares.iter().enumerate() {
         let now = modified(compare.key())?;
         let holds = match compare {

@@ -59,7 +59,7 @@ impl State {
     }
 
     pub(super) fn txn(&mut self, txn: Txn) -> Result<Outcome> {
-        let modified = |key: &str| Ok(self.entries.get(key).map(|entry| entry.modified));
+        let modified = |key: &str| Ok::<_, StoreError>(self.entries.get(key).map(|entry| entry.modified));
         if let Some(place) = rules::first_conflict(&txn.compares, modified)? {
             return Ok(Outcome::Conflict(place));
         }
