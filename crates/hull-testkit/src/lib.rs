@@ -2,6 +2,14 @@
 //! and guards that leave nothing behind. Tests that use it need root and the packages of `scripts/deps.sh test`.
 
 pub mod guest;
+pub mod host;
+pub mod netns;
 pub mod qemu;
+pub mod unikernel;
+pub mod wait;
 
 pub use guest::TinyGuest;
+pub use host::{KillOnDrop, free_port, short_dir};
+pub use netns::{TestHost, TestNet};
+pub use unikernel::Unikernel;
+pub use wait::{eventually, eventually_blocking};

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use hull_testkit::TinyGuest;
 use hull_testkit::guest::READY;
 use hull_testkit::qemu::{BOOT_DEADLINE, Qemu};
+use hull_testkit::{TinyGuest, eventually_blocking, short_dir};
 
 fn boot(machine: &[&str], guest: &TinyGuest, cmdline: &str) -> Qemu {
     let (kernel, initrd) = (path(&guest.kernel), path(&guest.initrd));
@@ -57,4 +60,94 @@ fn a_panic_is_told_to_qemu() {
     let machine = ["-M", "q35", "-device", "pvpanic-pci", "-action", "panic=exit-failure"];
     let mut qemu = boot(&machine, &guest, "console=ttyS0 panic=0 hull.mode=panic");
     assert!(!qemu.wait_for_exit(Duration::from_secs(120)).unwrap().success());
+}
+
+#[test]
+fn its_disk_boots_by_bios() {
+    let disk = TinyGuest::get().unwrap().disk("hull.mode=poweroff").unwrap();
+    let drive = format!("if=virtio,format=raw,snapshot=on,file={}", path(&disk));
+    let mut qemu = Qemu::start(["-M", "q35", "-m", "256", "-drive", &drive]).unwrap();
+    qemu.wait_for(READY, BOOT_DEADLINE).unwrap();
+    assert!(qemu.wait_for_exit(BOOT_DEADLINE).unwrap().success());
+}
+
+#[test]
+fn its_disk_boots_by_uefi() {
+    let disk = TinyGuest::get().unwrap().disk("hull.mode=poweroff").unwrap();
+    let drive = format!("if=virtio,format=raw,snapshot=on,file={}", path(&disk));
+    let firmware = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
+    let variables = "if=pflash,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd";
+    let args = ["-M", "q35", "-m", "256", "-drive", firmware, "-drive", variables, "-drive", &drive];
+    let mut qemu = Qemu::start(args).unwrap();
+    qemu.wait_for(READY, BOOT_DEADLINE).unwrap();
+    assert!(qemu.wait_for_exit(BOOT_DEADLINE).unwrap().success());
+}
+
+/// Says one thing to a QEMU socket that speaks lines of JSON, and returns the first answer that `wanted` accepts.
+fn ask(socket: &mut BufReader<UnixStream>, line: &str, wanted: &str) -> String {
+    socket.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
+    loop {
+        let mut answer = String::new();
+        assert_ne!(socket.read_line(&mut answer).unwrap(), 0, "the socket closed before saying {wanted}");
+        if answer.contains(wanted) {
+            return answer;
+        }
+    }
+}
+
+fn connect(path: &Path) -> BufReader<UnixStream> {
+    let stream = eventually_blocking("a socket of QEMU", BOOT_DEADLINE, || UnixStream::connect(path)).unwrap();
+    stream.set_read_timeout(Some(BOOT_DEADLINE)).unwrap();
+    BufReader::new(stream)
+}
+
+#[test]
+fn it_powers_off_when_the_button_is_pressed_unless_told_to_hang() {
+    for (knob, line) in [("", "HULL-GUEST-BUTTON\r"), ("hull.mode=hang-on-poweroff", "HULL-GUEST-BUTTON ignored")] {
+        let sockets = short_dir().unwrap();
+        let qmp = sockets.path().join("qmp");
+        let chardev = format!("unix:{},server=on,wait=off", path(&qmp));
+        let machine = ["-M", "q35", "-qmp", &chardev];
+        let guest = TinyGuest::get().unwrap();
+        let mut qemu = boot(&machine, &guest, &format!("{} {knob}", TinyGuest::pc_cmdline()));
+        qemu.wait_for(READY, BOOT_DEADLINE).unwrap();
+        let mut monitor = connect(&qmp);
+        ask(&mut monitor, r#"{"execute":"qmp_capabilities"}"#, "return");
+        ask(&mut monitor, r#"{"execute":"system_powerdown"}"#, "return");
+        qemu.wait_for(line, BOOT_DEADLINE).unwrap();
+        if knob.is_empty() {
+            assert!(qemu.wait_for_exit(BOOT_DEADLINE).unwrap().success());
+        }
+    }
+}
+
+#[test]
+fn with_the_agent_it_answers_a_ping_on_the_agents_port() {
+    let sockets = short_dir().unwrap();
+    let agent = sockets.path().join("qga");
+    let chardev = format!("socket,id=qga,path={},server=on,wait=off", path(&agent));
+    let port = "virtserialport,chardev=qga,name=org.qemu.guest_agent.0";
+    let machine = ["-M", "q35", "-device", "virtio-serial", "-chardev", &chardev, "-device", port];
+    let guest = TinyGuest::with_agent().unwrap();
+    let qemu = boot(&machine, &guest, &format!("{} hull.net=off", TinyGuest::pc_cmdline()));
+    qemu.wait_for(READY, BOOT_DEADLINE).unwrap();
+    let answer = ask(&mut connect(&agent), r#"{"execute":"guest-ping"}"#, "return");
+    assert!(answer.contains("{}"), "{answer}");
+}
+
+#[test]
+fn it_takes_name_keys_and_user_data_from_a_seed_disk() {
+    let work = short_dir().unwrap();
+    let [meta, user, seed] = ["meta-data", "user-data", "seed.img"].map(|name| work.path().join(name));
+    std::fs::write(&meta, "local-hostname: seeded\npublic-keys:\n  - ssh-ed25519 AAAAC3Nz test\n").unwrap();
+    std::fs::write(&user, "#!/bin/sh\necho user-data-$((40 + 2))\n").unwrap();
+    let ok = |program: &str, args: &[&str]| assert!(Command::new(program).args(args).status().unwrap().success());
+    ok("mkfs.vfat", &["-n", "CIDATA", "-C", path(&seed), "1024"]);
+    ok("mcopy", &["-i", path(&seed), path(&meta), path(&user), "::"]);
+    let drive = format!("if=virtio,format=raw,readonly=on,file={}", path(&seed));
+    let guest = TinyGuest::get().unwrap();
+    let qemu = boot(&["-M", "q35", "-drive", &drive], &guest, &TinyGuest::pc_cmdline());
+    let console = qemu.wait_for(READY, BOOT_DEADLINE).unwrap();
+    assert!(console.contains("source=nocloud host=seeded keys=1"), "{console}");
+    assert!(console.contains("user-data-42"), "{console}");
 }
