@@ -95,6 +95,7 @@ pub(super) fn open(dir: &Path) -> Result<Connection> {
         Err(e) => return Err(io(&path, "open", &e)),
     }
     let conn = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    mend_length(&conn, &path)?;
     check(&conn, &path)?;
     set_up_writer(&conn).map_err(|e| explain(&path, &e))?;
     Ok(conn)
@@ -116,6 +117,21 @@ fn create(dir: &Path, path: &Path) -> Result<()> {
     drop(conn);
     sync(&new)?;
     rename(&new, path)
+}
+
+/// A crash while the log is copied into the database may cut its last page short. The log still has it: copy again.
+fn mend_length(conn: &Connection, path: &Path) -> Result<()> {
+    if is_whole_pages(conn, path)? {
+        return Ok(());
+    }
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())).map_err(|e| explain(path, &e))
+}
+
+/// SQLite reads zeros where the last page is cut short, and notices only where it looks.
+fn is_whole_pages(conn: &Connection, path: &Path) -> Result<bool> {
+    let page: i64 = conn.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(|e| explain(path, &e))?;
+    let bytes = fs::metadata(path).map_err(|e| io(path, "inspect", &e))?.len();
+    Ok(bytes % u64(page) == 0)
 }
 
 fn set_up_writer(conn: &Connection) -> rusqlite::Result<()> {
@@ -140,6 +156,9 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
 pub(super) fn check(conn: &Connection, path: &Path) -> Result<Revision> {
     let explained = |e: rusqlite::Error| explain(path, &e);
     let pragma = |name| conn.pragma_query_value::<i64, _>(None, name, |row| row.get(0)).map_err(explained);
+    if !is_whole_pages(conn, path)? {
+        return Err(corrupt(path, "it ends within a page"));
+    }
     if pragma("application_id")? != APPLICATION {
         return Err(corrupt(path, "it is not a database of Hull's"));
     }
