@@ -23,6 +23,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use hull_types::error::ErrorKind;
 
 /// A point in the store's history. Revision 0 is the empty store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -248,6 +249,22 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl From<StoreError> for hull_types::error::Error {
+    fn from(error: StoreError) -> Self {
+        let kind = match &error {
+            StoreError::Compacted(_) | StoreError::Closed => ErrorKind::Unavailable,
+            StoreError::NoLease(_) | StoreError::Locked { .. } => ErrorKind::Conflict,
+            StoreError::Full(_) => ErrorKind::InsufficientResources,
+            StoreError::Newer { .. } => ErrorKind::Unsupported,
+            StoreError::Malformed(_)
+            | StoreError::Corrupt { .. }
+            | StoreError::Document { .. }
+            | StoreError::Engine(_) => ErrorKind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
 }
 
 /// What stores answer.

@@ -303,10 +303,11 @@ mod full_disk {
     fn a_full_disk_refuses_and_recovers() {
         let dir = tempfile::tempdir().unwrap();
         let child = this_binary("full_disk::child", dir.path());
-        // A mount namespace, in a user namespace so that it needs no root; it goes with its process.
+        // A mount namespace goes with its process. Without root it needs a user namespace around it.
+        let user: &[&str] = if rustix::process::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
         let script = r#"mount -t tmpfs -o size=4m tmpfs "$1" && shift && exec "$@""#;
         let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(dir.path());
+        command.args(user).args(["--mount", "sh", "-c", script, "sh"]).arg(dir.path());
         command.arg(child.get_program()).args(child.get_args()).env(CHILD_DIR, dir.path());
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);

@@ -23,6 +23,13 @@ async fn conforms_on_one_thread_with_time_paused() {
     conformance::run(subject).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn agrees_with_the_model_on_many_seeds() {
+    for seed in 0..100 {
+        conformance::random_operations(&subject().await, seed).await;
+    }
+}
+
 #[tokio::test]
 async fn every_call_is_ready_at_once() {
     let store = MemoryStore::new();

@@ -25,6 +25,8 @@ mod watching;
 
 use std::{any::Any, future::Future, sync::Arc, time::Duration};
 
+pub use model::random_operations;
+
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 
 use crate::{Batch, Change, Outcome, Result, Revision, Store, StoreError, Txn, Watch};

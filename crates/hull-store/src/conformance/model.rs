@@ -94,47 +94,56 @@ fn random_txn(random: &mut Random, model: &Model, turn: usize) -> Txn {
 }
 
 pub(super) async fn random_operations_agree_with_the_model(s: &Subject) {
-    let mut random = Random(s.store.revision().await.unwrap().0 ^ 0x4855_4c4c);
+    random_operations(s, 1).await;
+}
+
+/// Runs 600 operations drawn from `seed` on an empty store and on the model, and compares every answer.
+///
+/// # Panics
+/// Where they differ.
+pub async fn random_operations(s: &Subject, seed: u64) {
+    let mut random = Random(seed);
     let mut model = Model::default();
     for turn in 0..600 {
+        let at = format!("seed {seed}, turn {turn}");
         match random.below(10) {
             0..6 => {
                 let txn = random_txn(&mut random, &model, turn);
                 let expected = model.txn(&txn);
-                assert_eq!(s.store.txn(txn.clone()).await.unwrap(), expected, "turn {turn}: {txn:?}");
+                assert_eq!(s.store.txn(txn.clone()).await.unwrap(), expected, "{at}: {txn:?}");
             }
             6 => {
                 let key = *random.pick(&KEYS);
-                assert_eq!(s.store.get(key).await.unwrap().as_ref(), model.now.get(key), "turn {turn}: get {key}");
+                assert_eq!(s.store.get(key).await.unwrap().as_ref(), model.now.get(key), "{at}: get {key}");
             }
-            7..9 => check_list(s, &mut random, &model, turn).await,
+            7..9 => check_list(s, &mut random, &model, &at).await,
             _ if turn % 7 == 0 => {
                 model.compacted = Revision(random.below(model.revision.0 as usize + 1) as u64).max(model.compacted);
                 s.store.compact(model.compacted).await.unwrap();
             }
-            _ => check_watch(s, &mut random, &model, turn).await,
+            _ => check_watch(s, &mut random, &model, &at).await,
         }
     }
     assert!(model.log.len() > 100, "the run did something");
 }
 
-async fn check_list(s: &Subject, random: &mut Random, model: &Model, turn: usize) {
+async fn check_list(s: &Subject, random: &mut Random, model: &Model, at: &str) {
     let (prefix, limit) = (*random.pick(&PREFIXES), random.below(6));
     let after = (random.below(2) == 0).then(|| *random.pick(&KEYS));
     let page = s.store.list(prefix, after, limit).await.unwrap();
     let mut expected = model.list(prefix, after);
-    assert_eq!(page.more, expected.len() > limit, "turn {turn}: more of {prefix:?} after {after:?}, {limit}");
+    assert_eq!(page.more, expected.len() > limit, "{at}: more of {prefix:?} after {after:?}, {limit}");
     expected.truncate(limit);
-    assert_eq!(page.entries, expected, "turn {turn}: list {prefix:?} after {after:?}, {limit}");
+    assert_eq!(page.entries, expected, "{at}: list {prefix:?} after {after:?}, {limit}");
     assert_eq!(page.revision, model.revision);
 }
 
-async fn check_watch(s: &Subject, random: &mut Random, model: &Model, turn: usize) {
+async fn check_watch(s: &Subject, random: &mut Random, model: &Model, at: &str) {
     let span = (model.revision.0 - model.compacted.0) as usize;
     let after = Revision(model.compacted.0 + random.below(span + 1) as u64);
     let prefix = *random.pick(&PREFIXES);
     let expected = model.batches(prefix, after);
     let Some(last) = expected.last() else { return };
     let seen = until(&mut s.watch(prefix, after).await, last.revision).await;
-    assert_eq!(seen, expected, "turn {turn}: watch {prefix:?} after {after:?}");
+    assert_eq!(seen, expected, "{at}: watch {prefix:?} after {after:?}");
 }

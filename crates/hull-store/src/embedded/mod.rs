@@ -7,8 +7,8 @@
 //!                                     feed (memory) ──────────────────────► watches
 //! ```
 //!
-//! [`schema`] keeps the file, [`writer`] commits in groups, [`reader`] reads snapshots, [`watch`] follows history,
-//! [`lease`] knows the deadlines, [`backup`] copies the file and brings it back, [`lock`] keeps others out.
+//! `schema` keeps the file, `writer` commits in groups, `reader` reads snapshots, `watch` follows history,
+//! `lease` knows the deadlines, `backup` copies the file and brings it back, `lock` keeps others out.
 
 mod backup;
 mod lease;
