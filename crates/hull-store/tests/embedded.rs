@@ -145,6 +145,20 @@ async fn old_history_is_forgotten_by_itself_and_a_slow_watcher_told() {
     assert!(seen.iter().all(Result::is_ok), "the newest hundred are kept");
 }
 
+#[tokio::test]
+async fn history_is_bounded_in_bytes_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path(), Options { keep_bytes: 1024 * 1024, ..quiet() }).unwrap();
+    for _ in 0..200 {
+        put(&*store, "k", vec![1; 64 * 1024]).await;
+    }
+    store.close();
+    let size = std::fs::metadata(dir.path().join("hull.db")).unwrap().len();
+    assert!(size < 4 * 1024 * 1024, "{size} bytes for one key and a mebibyte of history");
+    let store = open(dir.path());
+    assert!(store.watch("", Revision(198)).await.is_ok(), "the newest history is kept");
+}
+
 /// The feed holds 4 MiB; what a slow watcher missed beyond that comes from the database.
 #[tokio::test]
 async fn a_slow_watcher_is_served_from_history() {
@@ -251,6 +265,31 @@ async fn a_damaged_database_is_named_and_the_automatic_backup_restores_it() {
     restore(dir.path(), &backups[0].path).unwrap();
     let found = open(dir.path()).list("vm/", None, 10).await.unwrap().entries;
     assert_eq!(found.len(), 5, "the newest backup held all");
+}
+
+#[tokio::test]
+async fn a_changed_byte_in_a_value_is_found_when_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&*store, "vm/1", "a document that is long enough to be found in the file").await;
+    let other = put(&*store, "vm/2", "another").await;
+    store.compact(other).await.unwrap();
+    drop(store);
+    let path = dir.path().join("hull.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let places: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(b"long enough")).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| bytes[at] ^= 1);
+    std::fs::write(&path, bytes).unwrap();
+
+    let store = open(dir.path());
+    let error = store.get("vm/1").await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }) && error.to_string().contains("vm/1"), "{error}");
+    assert!(matches!(store.list("vm/", None, 10).await, Err(StoreError::Corrupt { .. })));
+    assert!(store.get("vm/2").await.unwrap().is_some());
+    let copy = dir.path().join("copy.db");
+    assert!(matches!(store.backup(&copy).await, Err(StoreError::Corrupt { .. })), "damage is not backed up");
+    assert!(!copy.exists());
 }
 
 #[tokio::test]

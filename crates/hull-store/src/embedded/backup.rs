@@ -21,6 +21,7 @@ use rusqlite::{
 use super::{
     lock::Lock,
     reader::{Readers, bounds},
+    row,
     schema::{beside, check, connect, corrupt, database, explain, io, make_dir, make_private, rename, sync},
 };
 use crate::{Result, Revision, StoreError};
@@ -120,7 +121,7 @@ fn copy(source: &Connection, to: &Path, go_on: impl Fn() -> bool) -> Result<Revi
     }
     // The copy says of itself that it has a log; a backup is one file.
     target.pragma_update(None, "journal_mode", "DELETE").map_err(explained)?;
-    check(&target, to)
+    check_whole(&target, to)
 }
 
 /// Checks that a file is a whole backup, and answers its revision.
@@ -128,7 +129,14 @@ pub(super) fn verify(path: &Path) -> Result<Revision> {
     if fs::metadata(path).map_err(|e| io(path, "open", &e))?.len() == 0 {
         return Err(corrupt(path, "it is empty"));
     }
-    check(&connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?, path)
+    check_whole(&connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?, path)
+}
+
+/// Checks the file, and every row in it: a backup is the last place to find damage in.
+fn check_whole(conn: &Connection, path: &Path) -> Result<Revision> {
+    let revision = check(conn, path)?;
+    row::check_all(conn).map_err(|e| explain(path, &e))?;
+    Ok(revision)
 }
 
 /// Puts a backup in the place of `dir`'s database, which is set aside. See [`super::restore`].
@@ -151,7 +159,8 @@ pub(super) fn restore(dir: &Path, backup: &Path) -> Result<Revision> {
 fn leap(path: &Path) -> Result<Revision> {
     let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let sql = format!(
-        "BEGIN; DELETE FROM change; UPDATE state SET revision = revision + {LEAP}, compacted = revision + {LEAP}; COMMIT"
+        "BEGIN; DELETE FROM change;
+         UPDATE state SET revision = revision + {LEAP}, compacted = revision + {LEAP}, history = 0; COMMIT"
     );
     conn.execute_batch(&sql).map_err(|e| explain(path, &e))?;
     check(&conn, path)

@@ -7,13 +7,14 @@
 //!                                     feed (memory) ──────────────────────► watches
 //! ```
 //!
-//! `schema` keeps the file, `writer` commits in groups, `reader` reads snapshots, `watch` follows history,
+//! `schema` keeps the file, `row` the checksums in it, `writer` commits in groups, `reader` reads snapshots, `watch` follows history,
 //! `lease` knows the deadlines, `backup` copies the file and brings it back, `lock` keeps others out.
 
 mod backup;
 mod lease;
 mod lock;
 mod reader;
+mod row;
 mod schema;
 mod watch;
 mod writer;
@@ -35,7 +36,7 @@ use self::{
     lock::Lock,
     reader::Readers,
     watch::Source,
-    writer::{Act, Answer, Counters, Request, State, Writer},
+    writer::{Act, Answer, Counters, Keep, Request, State, Writer},
 };
 use crate::{
     Clock, Entry, LeaseId, Monotonic, Outcome, Page, Result, Revision, Store, StoreError, Txn, Watch, feed::Feed, rules,
@@ -53,6 +54,8 @@ const FEED_BYTES: usize = 4 * 1024 * 1024;
 pub struct Options {
     /// How many revisions of history are kept for watchers. Older ones are forgotten as new ones come.
     pub keep_revisions: u64,
+    /// The most bytes of keys and values that history may hold, whatever the revisions.
+    pub keep_bytes: u64,
     /// The most the database may grow to, in bytes. Beyond it writes fail with [`StoreError::Full`].
     pub max_bytes: Option<u64>,
     /// How often a backup is made by itself, if something changed. `None`: never.
@@ -67,6 +70,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             keep_revisions: 10_000,
+            keep_bytes: 128 * 1024 * 1024,
             max_bytes: None,
             backup_every: Some(Duration::from_secs(3600)),
             keep_backups: 5,
@@ -77,9 +81,10 @@ impl Default for Options {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { keep_revisions, max_bytes, backup_every, keep_backups, clock: _ } = self;
+        let Self { keep_revisions, keep_bytes, max_bytes, backup_every, keep_backups, clock: _ } = self;
         f.debug_struct("Options")
             .field("keep_revisions", keep_revisions)
+            .field("keep_bytes", keep_bytes)
             .field("max_bytes", max_bytes)
             .field("backup_every", backup_every)
             .field("keep_backups", keep_backups)
@@ -146,7 +151,7 @@ impl EmbeddedStore {
             source: Arc::clone(&source),
             bell,
             counters: Arc::clone(&counters),
-            keep: options.keep_revisions,
+            keep: Keep { revisions: options.keep_revisions, bytes: options.keep_bytes },
             state,
         };
         let (queue, requests) = mpsc::channel();

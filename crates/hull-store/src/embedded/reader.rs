@@ -5,12 +5,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, types::ToSql};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params, types::ToSql};
 use tokio::sync::Semaphore;
 
-use super::schema::{connect, explain, i64, u64};
-use crate::{Batch, Change, Entry, Key, LeaseId, Page, Result, Revision, StoreError, rules};
+use super::{
+    row::{CHANGE, ENTRY, change, entry},
+    schema::{connect, explain, i64, u64},
+};
+use crate::{Batch, Entry, Page, Result, Revision, StoreError, rules};
 
 /// The most reads at once; more wait.
 const READERS: usize = 8;
@@ -92,8 +94,8 @@ pub(super) fn bounds(conn: &Connection) -> rusqlite::Result<(Revision, Revision)
 }
 
 pub(super) fn get(conn: &Connection, key: &str) -> rusqlite::Result<Option<Entry>> {
-    let sql = "SELECT key, value, created, modified, version, lease FROM entry WHERE key = ?1";
-    conn.prepare_cached(sql)?.query_row([key], entry).optional()
+    let sql = format!("SELECT {ENTRY} FROM entry WHERE key = ?1");
+    conn.prepare_cached(&sql)?.query_row([key], entry).optional()
 }
 
 pub(super) fn list(conn: &Connection, prefix: &str, after: Option<&str>, limit: usize) -> rusqlite::Result<Page> {
@@ -107,9 +109,7 @@ pub(super) fn list(conn: &Connection, prefix: &str, after: Option<&str>, limit: 
     };
     let end = rules::prefix_end(prefix);
     let upper = if end.is_some() { "AND key < ?2" } else { "AND ?2 IS NULL" };
-    let sql = format!(
-        "SELECT key, value, created, modified, version, lease FROM entry WHERE {lower} {upper} ORDER BY key LIMIT ?3"
-    );
+    let sql = format!("SELECT {ENTRY} FROM entry WHERE {lower} {upper} ORDER BY key LIMIT ?3");
     // One more than asked for tells whether there is more.
     let limit_and_one = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
     let mut query = snapshot.prepare_cached(&sql)?;
@@ -128,10 +128,12 @@ pub(super) fn history(conn: &Connection, prefix: &str, after: Revision, revision
         return Err(StoreError::Compacted(compacted).into());
     }
     let upto = newest.min(Revision(after.0 + revisions)).max(after);
-    let sql = "SELECT revision, key, value, created, version, lease FROM change
-               WHERE revision > ?1 AND revision <= ?2 AND key >= ?3 AND (?4 IS NULL OR key < ?4)
-               ORDER BY revision, key";
-    let mut query = snapshot.prepare_cached(sql)?;
+    let sql = format!(
+        "SELECT {CHANGE} FROM change
+         WHERE revision > ?1 AND revision <= ?2 AND key >= ?3 AND (?4 IS NULL OR key < ?4)
+         ORDER BY revision, key"
+    );
+    let mut query = snapshot.prepare_cached(&sql)?;
     let mut rows = query.query(params![i64(after.0), i64(upto.0), prefix, rules::prefix_end(prefix)])?;
     let mut batches: Vec<Batch> = Vec::new();
     while let Some(row) = rows.next()? {
@@ -142,32 +144,4 @@ pub(super) fn history(conn: &Connection, prefix: &str, after: Revision, revision
         }
     }
     Ok(Chapter { batches, upto })
-}
-
-fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    Ok(Entry {
-        key: key(row, 0)?,
-        value: Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?),
-        created: Revision(u64(row.get(2)?)),
-        modified: Revision(u64(row.get(3)?)),
-        version: u64(row.get(4)?),
-        lease: lease(row, 5)?,
-    })
-}
-
-fn change(row: &Row<'_>) -> rusqlite::Result<(Revision, Change)> {
-    let modified = Revision(u64(row.get(0)?));
-    let key = key(row, 1)?;
-    let Some(value) = row.get_ref(2)?.as_blob_or_null()? else { return Ok((modified, Change::Delete(key))) };
-    let value = Bytes::copy_from_slice(value);
-    let (created, version) = (Revision(u64(row.get(3)?)), u64(row.get(4)?));
-    Ok((modified, Change::Put(Entry { key, value, created, modified, version, lease: lease(row, 5)? })))
-}
-
-fn key(row: &Row<'_>, column: usize) -> rusqlite::Result<Key> {
-    Ok(row.get_ref(column)?.as_str()?.into())
-}
-
-fn lease(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<LeaseId>> {
-    Ok(row.get::<_, Option<i64>>(column)?.map(|id| LeaseId(u64(id))))
 }

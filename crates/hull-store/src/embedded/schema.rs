@@ -27,22 +27,23 @@ pub(super) const SCHEMA: u64 = 1;
 const APPLICATION: i64 = 0x4855_4c4c;
 
 const CREATE: &str = "
-    -- One row: the newest revision, the newest forgotten one, the newest lease's id.
+    -- One row: the newest revision, the newest forgotten one, the newest lease's id, the bytes of keys and values in change.
     CREATE TABLE state (
         id INTEGER PRIMARY KEY CHECK (id = 1),
-        revision INTEGER NOT NULL, compacted INTEGER NOT NULL, granted INTEGER NOT NULL
+        revision INTEGER NOT NULL, compacted INTEGER NOT NULL, granted INTEGER NOT NULL, history INTEGER NOT NULL
     ) STRICT;
-    INSERT INTO state VALUES (1, 0, 0, 0);
+    INSERT INTO state VALUES (1, 0, 0, 0, 0);
     -- What is true now.
     CREATE TABLE entry (
         key TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL,
-        created INTEGER NOT NULL, modified INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER
+        created INTEGER NOT NULL, modified INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER,
+        sum INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX entry_by_lease ON entry (lease) WHERE lease IS NOT NULL;
     -- How it came to be, after state.compacted. A deletion has no value.
     CREATE TABLE change (
         revision INTEGER NOT NULL, key TEXT NOT NULL, value BLOB,
-        created INTEGER, version INTEGER, lease INTEGER,
+        created INTEGER, version INTEGER, lease INTEGER, sum INTEGER NOT NULL,
         PRIMARY KEY (revision, key)
     ) STRICT;
     -- Time to live in milliseconds. Deadlines are the process's own.

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::{
     lease::Leases,
+    row,
     schema::{explain, i64, u64},
     watch::Source,
 };
@@ -70,6 +71,13 @@ pub(super) struct Counters {
     pub(super) requests: AtomicU64,
 }
 
+/// How much history is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    pub(super) revisions: u64,
+    pub(super) bytes: u64,
+}
+
 /// The writer's thread's own.
 pub(super) struct Writer {
     pub(super) conn: Connection,
@@ -78,8 +86,7 @@ pub(super) struct Writer {
     pub(super) source: Arc<Source>,
     pub(super) bell: watch::Sender<()>,
     pub(super) counters: Arc<Counters>,
-    /// How many revisions of history are kept.
-    pub(super) keep: u64,
+    pub(super) keep: Keep,
     pub(super) state: State,
 }
 
@@ -89,6 +96,8 @@ pub(super) struct State {
     revision: Revision,
     compacted: Revision,
     granted: u64,
+    /// Bytes of keys and values in history.
+    history: u64,
     leases: Arc<Leases>,
 }
 
@@ -109,11 +118,12 @@ impl State {
         while let Some(row) = rows.next()? {
             leases.insert(LeaseId(u64(row.get(0)?)), Duration::from_millis(u64(row.get(1)?)), now);
         }
-        conn.query_row("SELECT revision, compacted, granted FROM state", (), |row| {
+        conn.query_row("SELECT revision, compacted, granted, history FROM state", (), |row| {
             Ok(Self {
                 revision: Revision(u64(row.get(0)?)),
                 compacted: Revision(u64(row.get(1)?)),
                 granted: u64(row.get(2)?),
+                history: u64(row.get(3)?),
                 leases: Arc::new(leases),
             })
         })
@@ -255,6 +265,7 @@ impl Group<'_> {
         if !changes.is_empty() {
             changes.sort_by(|a, b| a.key().cmp(b.key()));
             self.state.revision = revision;
+            self.state.history += changes.iter().map(bytes).sum::<u64>();
             self.batches.push(Batch { revision, changes });
         }
         Ok(self.state.revision)
@@ -271,7 +282,10 @@ impl Group<'_> {
             Op::Delete(_) if old.is_none() => Ok(None),
             Op::Delete(key) => {
                 self.execute("DELETE FROM entry WHERE key = ?1", params![&*key])?;
-                self.execute("INSERT INTO change (revision, key) VALUES (?1, ?2)", params![i64(revision.0), &*key])?;
+                self.execute(
+                    "INSERT INTO change (revision, key, sum) VALUES (?1, ?2, ?3)",
+                    params![i64(revision.0), &*key, row::deletion_sum(revision, &key)],
+                )?;
                 Ok(Some(Change::Delete(key)))
             }
         }
@@ -280,15 +294,17 @@ impl Group<'_> {
     fn write(&self, entry: &Entry) -> rusqlite::Result<()> {
         let lease = entry.lease.map(|id| i64(id.0));
         let (created, modified, version) = (i64(entry.created.0), i64(entry.modified.0), i64(entry.version));
+        let sum = row::sum(entry);
         self.execute(
-            "INSERT INTO entry (key, value, created, modified, version, lease) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO entry (key, value, created, modified, version, lease, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
              ON CONFLICT (key) DO UPDATE SET value = excluded.value, created = excluded.created,
-             modified = excluded.modified, version = excluded.version, lease = excluded.lease",
-            params![&*entry.key, &*entry.value, created, modified, version, lease],
+             modified = excluded.modified, version = excluded.version, lease = excluded.lease,
+             sum = excluded.sum",
+            params![&*entry.key, &*entry.value, created, modified, version, lease, sum],
         )?;
         self.execute(
-            "INSERT INTO change (revision, key, value, created, version, lease) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![modified, &*entry.key, &*entry.value, created, version, lease],
+            "INSERT INTO change (revision, key, value, created, version, lease, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![modified, &*entry.key, &*entry.value, created, version, lease, sum],
         )
     }
 
@@ -328,28 +344,40 @@ impl Group<'_> {
         Ok(())
     }
 
-    fn compact_by_itself(&mut self, keep: u64) -> rusqlite::Result<()> {
-        let oldest = self.state.revision.0.saturating_sub(keep);
-        if oldest > self.state.compacted.0 + SLACK.min(keep) { self.compact(Revision(oldest)) } else { Ok(()) }
+    fn compact_by_itself(&mut self, keep: Keep) -> rusqlite::Result<()> {
+        let State { revision, compacted, history, .. } = self.state;
+        let oldest = revision.0.saturating_sub(keep.revisions);
+        if oldest > compacted.0 + SLACK.min(keep.revisions) {
+            self.compact(Revision(oldest))
+        } else if history > keep.bytes {
+            // A quarter at a time: the next commit goes on if that was not enough.
+            self.compact(Revision(compacted.0 + (revision.0 - compacted.0).div_ceil(4)))
+        } else {
+            Ok(())
+        }
     }
 
     fn compact(&mut self, upto: Revision) -> rusqlite::Result<()> {
-        if upto > self.state.compacted {
-            self.execute("DELETE FROM change WHERE revision <= ?1", params![i64(upto.0)])?;
-            self.state.compacted = upto;
+        if upto <= self.state.compacted {
+            return Ok(());
         }
+        let sql = "SELECT coalesce(sum(octet_length(key) + coalesce(octet_length(value), 0)), 0)
+                   FROM change WHERE revision <= ?1";
+        let freed = self.conn.prepare_cached(sql)?.query_row([i64(upto.0)], |row| row.get(0))?;
+        self.execute("DELETE FROM change WHERE revision <= ?1", params![i64(upto.0)])?;
+        self.state.history = self.state.history.saturating_sub(u64(freed));
+        self.state.compacted = upto;
         Ok(())
     }
 
     /// Writes the state's row if it differs from `before`.
     fn save(&self, before: &State) -> rusqlite::Result<()> {
-        let row = |s: &State| [i64(s.revision.0), i64(s.compacted.0), i64(s.granted)];
+        let row = |s: &State| [s.revision.0, s.compacted.0, s.granted, s.history].map(i64);
         if row(&self.state) == row(before) {
             return Ok(());
         }
-        let [revision, compacted, granted] = row(&self.state);
-        let sql = "UPDATE state SET revision = ?1, compacted = ?2, granted = ?3";
-        self.execute(sql, params![revision, compacted, granted])
+        let sql = "UPDATE state SET revision = ?1, compacted = ?2, granted = ?3, history = ?4";
+        self.execute(sql, row(&self.state))
     }
 
     fn execute(&self, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<()> {
@@ -362,4 +390,13 @@ struct Life {
     created: Revision,
     modified: Revision,
     version: u64,
+}
+
+/// What a change adds to history.
+fn bytes(change: &Change) -> u64 {
+    let value = match change {
+        Change::Put(entry) => entry.value.len(),
+        Change::Delete(_) => 0,
+    };
+    (change.key().len() + value) as u64
 }
