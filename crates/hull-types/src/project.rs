@@ -37,6 +37,9 @@ pub struct Quota {
     pub images: Option<u64>,
     /// Ports.
     pub ports: Option<u64>,
+    /// Keypairs.
+    #[serde(default)]
+    pub keypairs: Option<u64>,
 }
 
 /// What a project holds now; changes in the same transaction as the resources it counts.
@@ -54,4 +57,7 @@ pub struct Usage {
     pub images: u64,
     /// Ports.
     pub ports: u64,
+    /// Keypairs.
+    #[serde(default)]
+    pub keypairs: u64,
 }

@@ -1,0 +1,107 @@
+//! Keypairs: public keys with names. VMs copy the key, so a keypair may go while VMs of it run.
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use hull_types::{
+    error::Result,
+    keypair::{Keypair, PublicKey},
+    meta::Meta,
+    project::{Project, Usage},
+    wire::KeypairCreate,
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    call::Call,
+    change::{Changes, Claim, Doc, Named, Write},
+    event, quota,
+};
+
+const ONE: Usage = Usage {
+    keypairs: 1,
+    vms: 0,
+    vcpus: 0,
+    memory: hull_types::units::Bytes::ZERO,
+    disk: hull_types::units::Bytes::ZERO,
+    images: 0,
+    ports: 0,
+};
+
+/// `SHA256:<base64>`, as `ssh-keygen -l` prints it (RFC 4716 names the older MD5 form; OpenSSH 6.8 and later this one).
+pub fn fingerprint(key: &PublicKey) -> String {
+    format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(key.blob())))
+}
+
+/// Decides on a new keypair.
+pub fn create(project: &Project, usage: Usage, request: &KeypairCreate, call: &mut Call<'_>) -> Result<Changes> {
+    let usage = quota::take(&project.quota, usage, ONE)?;
+    let keypair = Keypair {
+        id: call.id(),
+        meta: Meta {
+            v: 1,
+            project: project.id,
+            name: request.name.clone(),
+            description: String::new(),
+            metadata: Default::default(),
+            created_at: call.now,
+            updated_at: call.now,
+        },
+        public_key: request.public_key.clone(),
+        fingerprint: fingerprint(&request.public_key),
+    };
+    let event = told(&keypair, "keypair.create", "created", call);
+    Ok(Changes::none()
+        .unchanged(Doc::Project(project.id))
+        .unchanged(Doc::Usage(project.id))
+        .and(Write::PutUsage { project: project.id, usage })
+        .and(Write::Claim(claim(&keypair)))
+        .and(Write::PutKeypair(Box::new(keypair)))
+        .event(event))
+}
+
+/// Deletes a keypair.
+pub fn delete(keypair: &Keypair, usage: Usage, call: &mut Call<'_>) -> Changes {
+    let project = keypair.meta.project;
+    let event = told(keypair, "keypair.delete", "deleted", call);
+    Changes::none()
+        .unchanged(Doc::Keypair(keypair.id))
+        .unchanged(Doc::Usage(project))
+        .and(Write::PutUsage { project, usage: quota::subtract(usage, ONE) })
+        .and(Write::DeleteKeypair(keypair.id))
+        .and(Write::Release(claim(keypair)))
+        .event(event)
+}
+
+fn claim(keypair: &Keypair) -> Claim {
+    let Meta { project, name, .. } = &keypair.meta;
+    Claim::Name { kind: Named::Keypair, project: Some(*project), name: name.clone(), id: keypair.id.0 }
+}
+
+fn told(keypair: &Keypair, action: &str, message: &str, call: &mut Call<'_>) -> hull_types::event::Event {
+    let resource = ("keypair", keypair.id.0, keypair.meta.name.as_str());
+    event::about(call, Some(keypair.meta.project), resource, action, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Seeded, call, name, project};
+
+    #[test]
+    fn fingerprints_are_openssh_s() {
+        // `ssh-keygen -lf` of this very key.
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+        assert_eq!(fingerprint(&key.parse().unwrap()), "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU");
+    }
+
+    #[test]
+    fn usage_goes_up_and_down() {
+        let mut fresh = Seeded::new(1);
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl a@b";
+        let request = KeypairCreate { name: name("me"), public_key: key.parse().unwrap() };
+        let made = create(&project(), Usage::default(), &request, &mut call(&mut fresh)).unwrap();
+        let keypair =
+            made.writes.iter().find_map(|w| if let Write::PutKeypair(k) = w { Some(k) } else { None }).unwrap();
+        let gone = delete(keypair, ONE, &mut call(&mut fresh));
+        assert!(gone.writes.contains(&Write::PutUsage { project: project().id, usage: Usage::default() }));
+    }
+}

@@ -1,0 +1,67 @@
+//! Nodes: joining, maintenance, leaving.
+
+use hull_types::{
+    error::{Error, Result},
+    event::Event,
+    name::Name,
+    node::Node,
+    vm::Vm,
+    wire::NodeUpdate,
+};
+
+use crate::{
+    call::Call,
+    change::{Changes, Claim, Doc, Named, Write},
+    event,
+};
+
+/// A host joins under this name. Its certificate will bear the new id.
+pub fn join(name: Name, call: &mut Call<'_>) -> Changes {
+    let node = Node { id: call.id(), name, joined_at: call.now, maintenance: false };
+    let event = told(&node, "node.join", "joined", call);
+    Changes::none().and(Write::Claim(claim(&node))).and(Write::PutNode(Box::new(node))).event(event)
+}
+
+/// An operator changes a node.
+pub fn update(node: &Node, wanted: &NodeUpdate, call: &mut Call<'_>) -> Changes {
+    let maintenance = wanted.maintenance.unwrap_or(node.maintenance);
+    if maintenance == node.maintenance {
+        return Changes::none();
+    }
+    let message = if maintenance { "taken out: no new VMs are placed here" } else { "taken in again" };
+    let event = told(node, "node.update", message, call);
+    let after = Node { maintenance, ..node.clone() };
+    Changes::none().unchanged(Doc::Node(node.id)).and(Write::PutNode(Box::new(after))).event(event)
+}
+
+/// An operator removes a node for good. VMs' disks are on their node alone, so it goes only when no VM is wanted there;
+/// VMs whose deletion was asked for do not keep a silent node.
+pub fn delete(node: &Node, answers: bool, placed: &[&Vm], call: &mut Call<'_>) -> Result<Changes> {
+    let wanted: Vec<&str> =
+        placed.iter().filter(|vm| vm.deleted_at.is_none() || answers).map(|vm| vm.meta.name.as_str()).collect();
+    if !wanted.is_empty() {
+        let shown = wanted.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+        let more = if wanted.len() > 5 { ", …" } else { "" };
+        let detail = format!(
+            "node {} holds {} VMs with their disks ({shown}{more}); delete them first, and wait until they are gone",
+            node.name,
+            wanted.len(),
+        );
+        return Err(Error::conflict(detail));
+    }
+    let event = told(node, "node.delete", "removed", call);
+    Ok(Changes::none()
+        .unchanged(Doc::Node(node.id))
+        .and(Write::DeleteNode(node.id))
+        .and(Write::DeleteNodeStatus(node.id))
+        .and(Write::Release(claim(node)))
+        .event(event))
+}
+
+fn claim(node: &Node) -> Claim {
+    Claim::Name { kind: Named::Node, project: None, name: node.name.clone(), id: node.id.0 }
+}
+
+fn told(node: &Node, action: &str, message: &str, call: &mut Call<'_>) -> Event {
+    event::about(call, None, ("node", node.id.0, node.name.as_str()), action, message)
+}

@@ -1,0 +1,123 @@
+//! Deleting VMs. Delete always wins: it is accepted in every state but locked, and the record goes at the latest when a
+//! node that stays silent has had its time.
+//!
+//! ```text
+//!   delete ── no node has it ─────────────────────────────────────────► purged
+//!      │
+//!      └─ marked ──► its node tears down, says Gone ──────────────────► purged
+//!             └────► its node is silent for DELETE_WAITS, or removed ─► purged (it tears down what it does not know
+//!                                                                       when it returns)
+//! ```
+
+use hull_types::{
+    Timestamp,
+    error::Result,
+    network::Port,
+    project::Usage,
+    vm::{Placement, Vm, VmPhase, VmStatus},
+};
+
+use super::{
+    create::{name_claim, port_claims},
+    state::{DELETE_WAITS, NodeSeen},
+};
+use crate::{
+    call::Call,
+    change::{Changes, Doc, Write},
+    event,
+    placement::clock,
+    quota,
+};
+
+/// What purging needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Deleting<'a> {
+    /// The VM.
+    pub vm: &'a Vm,
+    /// Where it shall be.
+    pub placement: Option<&'a Placement>,
+    /// Its ports.
+    pub ports: &'a [Port],
+    /// What its project holds.
+    pub usage: Usage,
+}
+
+/// Decides on a user's wish to delete. Asking again changes nothing.
+pub fn delete(plan: &Deleting<'_>, call: &mut Call<'_>) -> Result<Changes> {
+    let vm = plan.vm;
+    if vm.deleted_at.is_some() {
+        return Ok(Changes::none());
+    }
+    super::changeable(vm, "delete")?;
+    let asked = event::vm(call, vm, "vm.delete", "deletion was asked for");
+    if plan.placement.and_then(|placement| placement.node).is_none() {
+        return Ok(purge(plan, "no node had it", call).event(asked));
+    }
+    let mut marked = vm.clone();
+    marked.deleted_at = Some(call.now);
+    marked.meta.updated_at = call.now;
+    Ok(Changes::none().unchanged(Doc::Vm(vm.id)).and(Write::PutVm(Box::new(marked))).event(asked))
+}
+
+/// When a deleted VM's record may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Its deletion was not asked for.
+    NotDeleted,
+    /// Now, and why.
+    Now(String),
+    /// At this time, unless its node answers before.
+    At(Timestamp),
+    /// When its node says that nothing is left.
+    WhenGone,
+}
+
+/// Whether the record may go. `node` is none where the node's record is gone.
+pub fn due(
+    vm: &Vm,
+    placement: Option<&Placement>,
+    status: Option<&VmStatus>,
+    node: Option<NodeSeen<'_>>,
+    now: Timestamp,
+) -> Due {
+    let Some(asked) = vm.deleted_at else { return Due::NotDeleted };
+    let Some(placement) = placement.filter(|placement| placement.node.is_some()) else {
+        return Due::Now("no node had it".to_owned());
+    };
+    if status.is_some_and(|status| status.generation == placement.generation && status.phase == VmPhase::Gone) {
+        return Due::Now("its node has nothing of it left".to_owned());
+    }
+    match node {
+        None => Due::Now("its node was removed".to_owned()),
+        Some(NodeSeen { silent_since: None, .. }) => Due::WhenGone,
+        Some(NodeSeen { name, silent_since: Some(since) }) => {
+            let goes = since.max(asked) + DELETE_WAITS;
+            if now < goes {
+                return Due::At(goes);
+            }
+            let since = clock(since, now);
+            Due::Now(format!("node {name} does not answer since {since}; what is left there goes when it returns"))
+        }
+    }
+}
+
+/// Everything of a VM's goes, in one transaction: documents, ports, claims, quota; history stays.
+pub fn purge(plan: &Deleting<'_>, why: &str, call: &mut Call<'_>) -> Changes {
+    let vm = plan.vm;
+    let project = vm.meta.project;
+    let held = quota::of_vm(&vm.resources, plan.ports.len() as u64);
+    let mut changes = Changes::none()
+        .unchanged(Doc::Vm(vm.id))
+        .unchanged(Doc::Placement(vm.id))
+        .unchanged(Doc::Usage(project))
+        .and(Write::DeleteVm(vm.id))
+        .and(Write::DeletePlacement(vm.id))
+        .and(Write::DeleteVmStatus(vm.id))
+        .and(Write::Release(name_claim(vm)))
+        .and(Write::PutUsage { project, usage: quota::subtract(plan.usage, held) });
+    for port in plan.ports {
+        changes = changes.unchanged(Doc::Port(port.id)).and(Write::DeletePort(port.id));
+        port_claims(port).for_each(|claim| changes.push(Write::Release(claim)));
+    }
+    changes.event(event::vm(call, vm, "vm.gone", format!("gone: {why}")))
+}
