@@ -1,0 +1,190 @@
+//! `hull up`, `hull down`, `hull server`: the long-running forms.
+//!
+//! In the background Hull is its own session with its log in the data directory. Stopping it stops no VM: those are processes of
+//! their own, and are found again at the next start.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    net::SocketAddr,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueEnum};
+use hull_client::{Client, Endpoint};
+use hull_types::{
+    error::{Error, Result},
+    wire::ServerStatus,
+};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::{
+    config::{self, DATA_DIR},
+    output,
+    wiring::{self, Parts},
+};
+
+/// How long a start or a stop may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Options of every long-running form.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Run {
+    /// Go on in the background; return when the API answers
+    #[arg(short, long)]
+    background: bool,
+    /// The log's form
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+/// The log's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Text,
+    /// JSON lines
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Where the API listens
+    #[arg(long, default_value = "127.0.0.1:8440")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Server {
+    /// Where the API and nodes' links listen
+    #[arg(long, default_value = "0.0.0.0:8440")]
+    listen: SocketAddr,
+    /// A name or address people and nodes reach this server by (repeatable); goes into its certificate
+    #[arg(long = "name")]
+    names: Vec<String>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {}
+
+impl Up {
+    pub(crate) fn run(self, data_dir: Option<PathBuf>) -> Result<u8> {
+        let parts = Parts::All { listen: self.listen };
+        start(data_dir, &self.run, &parts)
+    }
+}
+
+impl Server {
+    pub(crate) fn run(self, data_dir: Option<PathBuf>) -> Result<u8> {
+        let parts = Parts::Server { listen: self.listen, names: self.names };
+        start(data_dir, &self.run, &parts)
+    }
+}
+
+/// Runs these parts here, or in the background.
+pub(crate) fn start(data_dir: Option<PathBuf>, run: &Run, parts: &Parts) -> Result<u8> {
+    let data = data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR));
+    std::fs::create_dir_all(&data)
+        .map_err(|e| Error::invalid(format!("the data directory {} cannot be made: {e}", data.display())))?;
+    let data = data.canonicalize().map_err(|e| Error::invalid(format!("{}: {e}", data.display())))?;
+    if run.background {
+        return background(&data, parts);
+    }
+    wiring::log(run.log_format == LogFormat::Json)?;
+    wiring::run(&data, parts)?;
+    Ok(0)
+}
+
+/// Starts this very command again in a session of its own, and waits until it is ready.
+fn background(data: &Path, parts: &Parts) -> Result<u8> {
+    if let Some(pid) = wiring::running(data) {
+        output::note(format!("Hull runs already (process {pid})"));
+        return Ok(0);
+    }
+    let log = data.join("hull.log");
+    let open = || File::options().create(true).append(true).open(&log);
+    let refuse = |e: std::io::Error| Error::invalid(format!("{} cannot be written: {e}", log.display()));
+    let (out, err) = (open().map_err(refuse)?, open().map_err(refuse)?);
+    let begin = out.metadata().map_err(refuse)?.len();
+    let program = std::env::current_exe().map_err(|e| Error::internal(format!("this program's own path: {e}")))?;
+    let words = std::env::args_os().skip(1).filter(|word| word != "--background" && word != "-b");
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null()).stdout(out).stderr(err).current_dir("/");
+    // SAFETY: setsid is async-signal-safe and touches no memory of this process.
+    unsafe {
+        command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
+    }
+    command.env("HULL_DATA", data);
+    let mut child = command.spawn().map_err(|e| Error::internal(format!("Hull cannot be started: {e}")))?;
+    ready(data, parts, &mut child, &log, begin)?;
+    output::note(format!("Hull runs (process {}); its log is {}", child.id(), log.display()));
+    Ok(0)
+}
+
+/// Waits until the API answers, or the process ended.
+fn ready(data: &Path, parts: &Parts, child: &mut Child, log: &Path, begin: u64) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            let said = tail(log, begin);
+            return Err(Error::unavailable(format!("Hull ended at its start ({status}); it said:\n{said}")));
+        }
+        if wiring::ready(data, parts, answers(data)) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(Error::timeout(format!("Hull has not become ready in {} s; see {}", PATIENCE.as_secs(), log.display())));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether the API answers on the data directory's socket.
+fn answers(data: &Path) -> bool {
+    let Ok(client) = Client::new(Endpoint::Unix(config::socket(data)), None, None) else { return false };
+    super::block_on(async move { client.get::<ServerStatus>("v1/status", &[]).await }).is_ok()
+}
+
+/// What the log says from a place on, at most its last 4 KiB.
+fn tail(log: &Path, begin: u64) -> String {
+    let mut text = Vec::new();
+    if let Ok(mut file) = File::open(log) {
+        let end = file.metadata().map_or(0, |meta| meta.len());
+        let from = begin.max(end.saturating_sub(4096));
+        // A log that cannot be read leaves the text empty; the exit status was told already.
+        let _ = file.seek(SeekFrom::Start(from)).and_then(|_| file.read_to_end(&mut text));
+    }
+    String::from_utf8_lossy(&text).trim_end().to_owned()
+}
+
+impl Down {
+    #[expect(clippy::unused_self, reason = "commands are run alike")]
+    pub(crate) fn run(self, data_dir: Option<PathBuf>) -> Result<u8> {
+        let data = data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR));
+        let Some(pid) = wiring::running(&data) else {
+            output::note("Hull does not run");
+            return Ok(0);
+        };
+        let refuse = |e| Error::internal(format!("process {pid} cannot be stopped: {e}"));
+        let Some(target) = Pid::from_raw(pid) else { return Ok(0) };
+        // The descriptor names this very process, whatever becomes of the number.
+        let process = rustix::process::pidfd_open(target, PidfdFlags::empty()).map_err(refuse)?;
+        rustix::process::pidfd_send_signal(&process, Signal::TERM).map_err(refuse)?;
+        let deadline = Instant::now() + PATIENCE;
+        while wiring::running(&data) == Some(pid) {
+            if Instant::now() > deadline {
+                return Err(Error::timeout(format!("process {pid} has not ended in {} s", PATIENCE.as_secs())));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        output::note("Hull is down; its VMs go on running");
+        Ok(0)
+    }
+}
