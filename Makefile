@@ -34,8 +34,8 @@ lint: ## formatting, clippy with warnings denied, licences
 	@scripts/lint.sh
 
 .PHONY: doc
-doc: ## API documentation of every crate, warnings denied
-	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+doc: ## documentation of every crate, warnings denied
+	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 .PHONY: deb
 deb: ## build the Debian package
