@@ -45,3 +45,21 @@ impl Txn {
 fn unreadable(key: &str, why: &serde_json::Error) -> StoreError {
     StoreError::Document { key: key.to_owned(), why: why.to_string() }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn a_document_comes_back_with_its_revision_and_a_wrong_one_is_named() {
+        let store = MemoryStore::new();
+        assert_eq!(get_json::<Vec<u8>>(&store, "list/1").await.unwrap(), None);
+        store.txn(Txn::new().put_json("list/1", &[1, 2]).unwrap()).await.unwrap();
+        let found = get_json::<Vec<u8>>(&store, "list/1").await.unwrap().unwrap();
+        assert_eq!(found, Document { value: vec![1, 2], modified: Revision(1) });
+        let error = get_json::<String>(&store, "list/1").await.unwrap_err();
+        assert!(error.to_string().starts_with("list/1 does not hold the document"), "{error}");
+    }
+}

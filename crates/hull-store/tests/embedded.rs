@@ -107,7 +107,7 @@ async fn after_a_restart_leases_get_their_whole_time_anew() {
     clock.advance(TTL);
     within(watch.next()).await.unwrap().unwrap();
     assert_eq!(store.get("node/1").await.unwrap(), None);
-    assert_ne!(store.grant(TTL).await.unwrap(), lease, "ids are not used again");
+    assert_ne!(store.grant(Duration::MAX).await.unwrap(), lease, "ids are not used again");
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn a_slow_watcher_is_served_from_history() {
 #[tokio::test]
 async fn a_full_store_refuses_writes_and_works_again_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
-    let small = Options { max_bytes: Some(2 * 1024 * 1024), keep_revisions: 1, ..quiet() };
+    let small = Options { max_bytes: Some(2 * 1024 * 1024), ..quiet() };
     let store = EmbeddedStore::open(dir.path(), small).unwrap();
     let mut kept = Vec::new();
     let full = loop {
@@ -188,7 +188,7 @@ async fn a_full_store_refuses_writes_and_works_again_when_there_is_room() {
         }
     };
     assert!(matches!(full, StoreError::Full(_)), "{full}");
-    assert!(kept.len() > 3);
+    assert!(kept.len() > 10, "history gave way before values: {}", kept.len());
     assert!(store.get(&format!("k/{}", kept.len())).await.unwrap().is_none(), "the refused one left nothing");
     // In one group, what fits is done though its neighbours do not fit.
     let large = (0..3).map(|i| store.txn(Txn::new().put(format!("large/{i}"), vec![7; 1024 * 1024])));

@@ -44,6 +44,15 @@ pub(super) async fn a_lease_lives_while_kept_alive(s: &Subject) {
     assert_eq!(keys(&next(&mut watch).await.unwrap()), ["-kept"]);
 }
 
+pub(super) async fn a_lease_may_be_as_good_as_eternal(s: &Subject) {
+    // About etcd's longest.
+    let lease = s.store.grant(Duration::from_secs(8_000_000_000)).await.unwrap();
+    s.commit(Txn::new().put_leased("k", "v", lease)).await;
+    (s.pass)(TTL * 2).await;
+    s.store.keep_alive(lease).await.unwrap();
+    assert!(s.store.get("k").await.unwrap().is_some());
+}
+
 pub(super) async fn revoking_deletes_at_once(s: &Subject) {
     let lease = s.store.grant(TTL).await.unwrap();
     let start = s.commit(Txn::new().put_leased("a", "v", lease).put("b", "v")).await;

@@ -79,6 +79,7 @@ where
         watching::a_list_and_its_watch_make_a_true_copy,
         leases::an_expired_lease_takes_its_keys,
         leases::a_lease_lives_while_kept_alive,
+        leases::a_lease_may_be_as_good_as_eternal,
         leases::revoking_deletes_at_once,
         leases::a_put_moves_a_key_between_leases,
         leases::unknown_leases_are_named,

@@ -22,7 +22,7 @@ use super::{
     lock::Lock,
     reader::{Readers, bounds},
     row,
-    schema::{beside, check, connect, corrupt, database, explain, io, make_dir, make_private, rename, sync},
+    schema::{beside, check, connect, corrupt, database, explain, io, make_dir, make_private, remove, rename, sync},
 };
 use crate::{Result, Revision, StoreError};
 
@@ -98,7 +98,7 @@ pub(super) fn write(source: &Connection, to: &Path, go_on: impl Fn() -> bool) ->
     });
     if made.is_err() {
         // Best effort: the next backup to this name overwrites it anyway.
-        let _ = fs::remove_file(&partial);
+        let _ = remove(&partial);
     }
     made
 }
@@ -168,7 +168,7 @@ fn leap(path: &Path) -> Result<Revision> {
 
 /// Keeps the database as `hull.db.replaced`. Its log goes first: a log beside another database would be replayed into it.
 fn set_aside(path: &Path) -> Result<()> {
-    for suffix in ["-wal", "-shm", ""] {
+    for suffix in ["-wal", "-shm", "-journal", ""] {
         let from = beside(path, suffix);
         if from.exists() {
             rename(&from, &beside(path, &format!(".replaced{suffix}")))?;
@@ -215,7 +215,7 @@ fn is_due(newest: Option<&Backup>, revision: Revision, every: Duration, now: Sys
 
 fn prune(dir: &Path, keep: usize) -> Result<()> {
     for old in list(dir)?.into_iter().skip(keep.max(1)) {
-        fs::remove_file(&old.path).map_err(|e| io(&old.path, "remove", &e))?;
+        remove(&old.path)?;
     }
     Ok(())
 }

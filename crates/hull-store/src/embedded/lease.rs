@@ -17,7 +17,7 @@ struct Lease {
 
 impl Leases {
     pub(super) fn insert(&mut self, id: LeaseId, ttl: Duration, now: Duration) {
-        self.0.insert(id, Lease { ttl, deadline: now + ttl });
+        self.0.insert(id, Lease { ttl, deadline: now.saturating_add(ttl) });
     }
 
     pub(super) fn check(&self, id: LeaseId) -> Result<()> {
@@ -30,7 +30,7 @@ impl Leases {
 
     pub(super) fn renew(&mut self, id: LeaseId, now: Duration) -> Result<()> {
         let lease = self.0.get_mut(&id).ok_or(StoreError::NoLease(id))?;
-        lease.deadline = now + lease.ttl;
+        lease.deadline = now.saturating_add(lease.ttl);
         Ok(())
     }
 

@@ -5,7 +5,8 @@
 //! keeps its own revision, and none sees less than those before it.
 //!
 //! A refusal (a conflict, no such lease) is an answer like any other and touches nothing. An error of the disk's takes the
-//! whole group back; if the disk is full, each member is tried again alone, since a small one or a delete may still fit.
+//! whole group back; if the disk is full, each member is tried again alone, since a small one or a delete may still fit,
+//! and history is given up before a transaction is.
 
 use std::{
     path::PathBuf,
@@ -169,14 +170,26 @@ impl Writer {
         }
         match self.commit(&requests) {
             Ok(answers) => requests.into_iter().zip(answers).for_each(|(request, answer)| self.answer(request, answer)),
-            Err(e) if requests.len() > 1 && e.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+            Err(e) if is_full(&e) && requests.len() > 1 => {
                 requests.into_iter().for_each(|request| self.serve(vec![request]));
             }
+            // Even a delete needs a little room, which must not be wanting because of old history.
+            Err(e) if is_full(&e) && self.make_room() => self.serve(requests),
             Err(e) => {
                 tracing::error!(database = %self.path.display(), error = %e, "a commit failed");
                 requests.into_iter().for_each(|request| self.answer(request, Err(explain(&self.path, &e))));
             }
         }
+    }
+
+    /// Forgets all history. Whether there was any.
+    fn make_room(&mut self) -> bool {
+        let newest = self.state.revision;
+        if self.state.compacted == newest {
+            return false;
+        }
+        tracing::warn!(database = %self.path.display(), "the disk is full; forgetting history to make room");
+        self.commit(&[Request { act: Act::Compact(newest), reply: None, _permit: None }]).is_ok()
     }
 
     fn answer(&mut self, request: Request, answer: Result<Answer>) {
@@ -383,6 +396,10 @@ impl Group<'_> {
     fn execute(&self, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<()> {
         self.conn.prepare_cached(sql)?.execute(params).map(drop)
     }
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 /// What a key's entry says of its past.

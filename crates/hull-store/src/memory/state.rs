@@ -106,13 +106,13 @@ impl State {
     pub(super) fn grant(&mut self, ttl: Duration, now: Duration) -> LeaseId {
         self.granted += 1;
         let id = LeaseId(self.granted);
-        self.leases.insert(id, Lease { ttl, deadline: now + ttl, keys: BTreeSet::new() });
+        self.leases.insert(id, Lease { ttl, deadline: now.saturating_add(ttl), keys: BTreeSet::new() });
         id
     }
 
     pub(super) fn keep_alive(&mut self, id: LeaseId, now: Duration) -> Result<()> {
         let lease = self.leases.get_mut(&id).ok_or(StoreError::NoLease(id))?;
-        lease.deadline = now + lease.ttl;
+        lease.deadline = now.saturating_add(lease.ttl);
         Ok(())
     }
 
