@@ -1,2 +1,3 @@
 //! placeholder
+pub mod listen;
 pub mod tls;
