@@ -41,15 +41,13 @@ pub fn eventually_blocking<T, E: Debug>(
     deadline: Duration,
     mut probe: impl FnMut() -> Result<T, E>,
 ) -> anyhow::Result<T> {
-    #[allow(clippy::disallowed_methods, reason = "this is what the others are told to use")]
-    let pause_for = std::thread::sleep;
     let end = Instant::now() + deadline;
     let mut pause = FIRST_PAUSE;
     loop {
         match probe() {
             Ok(value) => return Ok(value),
             Err(refusal) if Instant::now() >= end => bail!("{what}: not within {deadline:?}; last: {refusal:?}"),
-            Err(_) => pause_for(pause),
+            Err(_) => std::thread::sleep(pause),
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
