@@ -20,8 +20,9 @@
 //! * everything counted by the image itself (tables, sizes, ratios) has a limit before memory or disk is spent on it.
 //!
 //! What is stored is either a clean qcow2 or bytes that do not begin like one, so a blob's format follows from the blob.
-//! `build` makes new images from a distribution's packages; [`ImageStore::export`] gives stored ones out in other formats.
+//! [`build`] makes new images from a distribution's packages; [`ImageStore::export`] gives stored ones out in other formats.
 
+pub mod build;
 mod convert;
 mod export;
 mod fetch;
