@@ -19,4 +19,5 @@
 
 pub mod hypervisor;
 pub mod network;
+pub mod plan;
 pub mod storage;
