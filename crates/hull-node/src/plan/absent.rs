@@ -91,8 +91,13 @@ impl View<'_> {
             return self.at_rest(phase, Some(off.reason.clone()));
         }
         let seq = self.desired.vm.power.seq;
-        if let Some(restart) = record.restart_at.filter(|restart| restart.seq == seq && restart.at > self.now) {
-            return self.wait_for_restart(restart.at);
+        let waits = |restart: &&record::RestartAt| restart.seq == seq && restart.at > self.now;
+        if let Some(restart) = record.restart_at.as_ref().filter(waits) {
+            let phase = match record.last_exit.as_ref().map(|exit| exit.cause) {
+                Some(ExitCause::GuestShutdown) => VmPhase::Stopped,
+                _ => VmPhase::Failed,
+            };
+            return Plan::wait(phase, restart.reason.clone(), restart.at);
         }
         let restore = record.saved.is_some();
         let start = Start {
@@ -107,19 +112,6 @@ impl View<'_> {
             self.reason(ReasonCode::Starting, "its hypervisor is being started")
         };
         Plan::step(Step::Start(start), VmPhase::Starting, reason)
-    }
-
-    fn wait_for_restart(&self, at: Timestamp) -> Plan {
-        let exit = self.record.last_exit.as_ref();
-        let (phase, what) = match exit.map(|exit| exit.cause) {
-            Some(ExitCause::GuestShutdown) => (VmPhase::Stopped, "the guest turned itself off"),
-            Some(ExitCause::GuestPanic) => (VmPhase::Failed, "the guest crashed"),
-            _ => (VmPhase::Failed, "its hypervisor ended"),
-        };
-        let detail = exit.map(|exit| exit.detail.as_str()).filter(|detail| !detail.is_empty());
-        let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
-        let message = format!("{what}{detail}; its restart policy starts it again (restart {})", self.record.restarts);
-        Plan::wait(phase, Reason::new(ReasonCode::RestartBackoff, message, self.now), at)
     }
 
     /// Removes disks of no more use. Where that fails it waits, and holds nothing else up.

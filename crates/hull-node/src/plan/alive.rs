@@ -164,7 +164,7 @@ impl View<'_> {
             return Plan::note(Note::IoMended, phase);
         }
         let since = self.record.started.as_ref().map_or(self.now, |started| started.since);
-        let ran_well = (self.record.restarts > 0).then(|| since + secs(RAN_WELL_SECONDS));
+        let ran_well = (self.record.restarts > 0).then(|| since + hull_core::restart::RAN_WELL);
         if ran_well.is_some_and(|at| at <= self.now) {
             return Plan::note(Note::RanWell, phase);
         }

@@ -45,7 +45,6 @@ use crate::hypervisor::{Resized, RunState};
 mod absent;
 mod alive;
 pub mod record;
-pub mod restart;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -61,8 +60,6 @@ pub const HUNG_SECONDS: i64 = 120;
 const HUNG_STOP_SECONDS: i64 = 15;
 /// The power button is pressed again so often, in seconds: a guest that is booting misses the first.
 const PRESS_AGAIN_SECONDS: i64 = 10;
-/// A VM that ran this long, in seconds, ran well: earlier restarts no longer count.
-const RAN_WELL_SECONDS: i64 = 600;
 /// What must be free before a machine that a full disk halted goes on.
 const DISK_SPACE_TO_GO_ON: Bytes = Bytes::mib(64);
 /// How often what cannot wake us is looked at, in seconds.
@@ -436,7 +433,11 @@ impl View<'_> {
     }
 
     fn halted(&self, cause: ExitCause) -> Plan {
-        let exit = Exit { at: self.now, cause, detail: String::new() };
+        let detail = match cause {
+            ExitCause::GuestPanic => "the guest panicked",
+            _ => "the guest shut itself down",
+        };
+        let exit = Exit { at: self.now, cause, detail: detail.to_owned() };
         Plan::note(Note::Ended(exit), self.ending_phase())
     }
 

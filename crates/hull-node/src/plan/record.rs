@@ -4,6 +4,7 @@
 //! succeeded ([`Record::done`]), when it failed ([`Record::failed`]). The VM's task writes it to disk after each, before
 //! anything else happens.
 
+use hull_core::restart;
 use hull_types::{
     Timestamp,
     digest::Digest,
@@ -17,11 +18,7 @@ use hull_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Act, Note, Step, StepOutcome,
-    restart::{self, Restart},
-    secs,
-};
+use super::{Act, Note, Step, StepOutcome, secs};
 
 /// The root disk that is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,12 +99,14 @@ pub struct Off {
 }
 
 /// It ended, and is started again by its restart policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartAt {
     /// When.
     pub at: Timestamp,
     /// The power wish in force as it ended; a newer one is heeded at once.
     pub seq: u64,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// A step that fails.
@@ -249,8 +248,8 @@ impl Record {
         }
     }
 
-    /// Notes that the step succeeded. `roll` in 0..1 spreads restarts.
-    pub fn done(&mut self, step: &Step, outcome: StepOutcome, boot_id: &str, now: Timestamp, roll: f64) {
+    /// Notes that the step succeeded.
+    pub fn done(&mut self, step: &Step, outcome: StepOutcome, boot_id: &str, now: Timestamp) {
         if self.trouble.as_ref().is_some_and(|trouble| Some(trouble.act) == step.act()) {
             self.trouble = None;
         }
@@ -280,11 +279,11 @@ impl Record {
             Step::Resize { to } => self.resized(*to, outcome),
             Step::ResumeAfterIoError => {
                 let resumes = self.io.map_or(0, |io| io.resumes) + 1;
-                self.io = Some(IoTrouble { resumes, next_at: now + secs(pause(resumes, 60)) });
+                self.io = Some(IoTrouble { resumes, next_at: now + pause(resumes, 60) });
             }
             Step::TearDown => self.torn_down(),
             Step::Resume | Step::Pause | Step::Quit | Step::Clear => {}
-            Step::Note(note) => self.note(note, boot_id, now, roll),
+            Step::Note(note) => self.note(note, boot_id, now),
         }
     }
 
@@ -321,7 +320,7 @@ impl Record {
         *self = Self { desired, removed, gone: true, ..Self::new(self.vm) };
     }
 
-    fn note(&mut self, note: &Note, boot_id: &str, now: Timestamp, roll: f64) {
+    fn note(&mut self, note: &Note, boot_id: &str, now: Timestamp) {
         match note {
             Note::TakeGeneration => {
                 self.generation = self.wanted().map_or(0, |desired| desired.generation);
@@ -330,7 +329,7 @@ impl Record {
             Note::Adopted => self.adopted(boot_id, now),
             Note::NeverStarted => self.started = None,
             Note::Ended(exit) => self.ended = Some(exit.clone()),
-            Note::Judge => self.judge(now, roll),
+            Note::Judge => self.judge(),
             Note::ForgetAsked => self.asked = None,
             Note::DropSaved => self.saved = None,
             Note::PowerReached => {
@@ -367,32 +366,30 @@ impl Record {
     }
 
     /// Decides what follows from an end: at rest, started again at once, started again later, or left off.
-    fn judge(&mut self, now: Timestamp, roll: f64) {
+    fn judge(&mut self) {
         let (Some(exit), asked) = (self.ended.take(), self.asked.take()) else { return };
         self.last_exit = Some(exit.clone());
-        let seq = self.started.take().map_or(self.power_seq, |started| started.seq);
+        let (seq, ran) = match self.started.take() {
+            Some(started) => (started.seq, exit.at.duration_since(started.since)),
+            None => (self.power_seq, jiff::SignedDuration::ZERO),
+        };
         self.io = None;
         if let Some(Ask::Reboot { seq }) = asked.map(|asked| asked.ask) {
             self.reboot_seq = self.reboot_seq.max(seq);
         }
-        let Some(desired) = self.wanted() else { return };
-        let (power, policy) = (desired.vm.power.clone(), desired.vm.restart);
-        let wanted_on = matches!(power.target, PowerTarget::Running | PowerTarget::Paused);
-        let ours = match exit.cause {
-            ExitCause::Requested | ExitCause::HostReboot => true,
-            ExitCause::GuestShutdown => asked.is_some(),
-            ExitCause::GuestPanic | ExitCause::Died => false,
-        };
+        let Some(vm) = self.wanted().map(|desired| &desired.vm) else { return };
+        let wanted_on = matches!(vm.power.target, PowerTarget::Running | PowerTarget::Paused);
+        let ours = exit.cause == ExitCause::Requested || exit.cause == ExitCause::GuestShutdown && asked.is_some();
         if !wanted_on || ours {
             return;
         }
-        match restart::after_exit(policy, exit.cause, self.restarts, now, roll) {
-            Restart::At(at) => {
-                self.restarts += 1;
-                self.restart_at = Some(RestartAt { at, seq });
+        match restart::after_exit(vm.restart, &exit, ran, self.restarts) {
+            restart::Next::Start { at, restarts, reason } => {
+                self.restarts = restarts;
+                self.restart_at = Some(RestartAt { at, seq, reason });
             }
-            Restart::Leave => {
-                self.off = Some(Off { seq, reason: left_off(&exit, now) });
+            restart::Next::Rest(reason) => {
+                self.off = Some(Off { seq, reason });
                 self.power_seq = self.power_seq.max(seq);
             }
         }
@@ -415,7 +412,7 @@ impl Record {
             _ => 1,
         };
         let gives_up = act.attempts(error.kind).is_some_and(|most| failures >= most);
-        let retry_at = (!gives_up).then(|| now + secs(pause(failures, act.longest_pause())));
+        let retry_at = (!gives_up).then(|| now + pause(failures, act.longest_pause()));
         let message = if gives_up && failures > 1 {
             format!("{} (given up after {failures} attempts; the next power call tries again)", error.detail)
         } else {
@@ -430,9 +427,9 @@ impl Record {
     }
 }
 
-/// Seconds to wait after the `n`th failure in a row: 1, 2, 4, … up to `most`.
-pub(super) fn pause(n: u32, most: i64) -> i64 {
-    1i64.checked_shl(n.saturating_sub(1).min(20)).unwrap_or(most).min(most)
+/// The wait after the `n`th failure in a row: 1 s, 2 s, 4 s, … up to `most` seconds.
+fn pause(n: u32, most: i64) -> jiff::SignedDuration {
+    restart::pause(n).min(secs(most))
 }
 
 impl Act {
@@ -454,16 +451,4 @@ impl Act {
             Self::Stop | Self::Suspend | Self::TearDown => 30,
         }
     }
-}
-
-fn left_off(exit: &Exit, now: Timestamp) -> Reason {
-    let (code, what) = match exit.cause {
-        ExitCause::GuestShutdown => (ReasonCode::GuestShutdown, "the guest turned itself off"),
-        ExitCause::GuestPanic => (ReasonCode::GuestPanicked, "the guest crashed"),
-        ExitCause::Died => (ReasonCode::HypervisorDied, "the hypervisor ended"),
-        ExitCause::Requested => (ReasonCode::Requested, "it was ended as asked"),
-        ExitCause::HostReboot => (ReasonCode::RestartPolicy, "the host went down"),
-    };
-    let detail = if exit.detail.is_empty() { String::new() } else { format!(" ({})", exit.detail) };
-    Reason::new(code, format!("{what}{detail}, and its restart policy leaves it off; start it to run it again"), now)
 }

@@ -194,7 +194,7 @@ impl World {
             return;
         }
         let outcome = self.effect(&step);
-        self.record.done(&step, outcome, &boot_id, self.now, 0.0);
+        self.record.done(&step, outcome, &boot_id, self.now);
     }
 
     fn effect(&mut self, step: &Step) -> StepOutcome {
