@@ -8,6 +8,7 @@ mod config;
 mod output;
 mod progress;
 mod wait;
+mod wiring;
 
 use clap::Parser;
 use hull_types::error::{Error, ErrorKind};

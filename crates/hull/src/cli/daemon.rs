@@ -19,7 +19,10 @@ use hull_types::{
     error::{Error, Result},
     wire::ServerStatus,
 };
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    process::{Pid, PidfdFlags, Signal},
+};
 
 use crate::{
     config::{self, DATA_DIR},
@@ -142,8 +145,14 @@ fn ready(data: &Path, parts: &Parts, child: &mut Child, log: &Path, begin: u64) 
         if Instant::now() > deadline {
             return Err(Error::timeout(format!("Hull has not become ready in {} s; see {}", PATIENCE.as_secs(), log.display())));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        pause();
     }
+}
+
+/// Between two looks at a process that is becoming ready.
+#[expect(clippy::disallowed_methods, reason = "readiness is asked over the socket, which may not be there yet: nothing to wait on")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 /// Whether the API answers on the data directory's socket.
@@ -177,12 +186,11 @@ impl Down {
         // The descriptor names this very process, whatever becomes of the number.
         let process = rustix::process::pidfd_open(target, PidfdFlags::empty()).map_err(refuse)?;
         rustix::process::pidfd_send_signal(&process, Signal::TERM).map_err(refuse)?;
-        let deadline = Instant::now() + PATIENCE;
-        while wiring::running(&data) == Some(pid) {
-            if Instant::now() > deadline {
-                return Err(Error::timeout(format!("process {pid} has not ended in {} s", PATIENCE.as_secs())));
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        // A process's descriptor becomes readable when it ends.
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        if rustix::event::poll(&mut ended, Some(&patience)).map_err(refuse)? == 0 {
+            return Err(Error::timeout(format!("process {pid} has not ended in {} s; see its log", PATIENCE.as_secs())));
         }
         output::note("Hull is down; its VMs go on running");
         Ok(0)

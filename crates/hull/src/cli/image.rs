@@ -239,8 +239,9 @@ impl Session {
 }
 
 impl Import {
-    async fn run(self: Box<Self>, session: &Session) -> Result<Image> {
+    async fn run(self, session: &Session) -> Result<Image> {
         let url = ["http://", "https://"].iter().any(|scheme| self.source.starts_with(scheme)).then(|| self.source.clone());
+        let (initrd, cmdline) = (self.initrd, self.cmdline);
         let body = ImageCreate {
             name: self.name,
             description: self.description,
@@ -256,7 +257,7 @@ impl Import {
             visibility: if self.public { Visibility::Public } else { Visibility::Private },
             min_disk: self.min_disk,
             min_memory: self.min_memory,
-            direct_boot: self.kernel.map(|kernel| DirectBootRequest { kernel, initrd: self.initrd, cmdline: self.cmdline }),
+            direct_boot: self.kernel.map(|kernel| DirectBootRequest { kernel, initrd, cmdline }),
         };
         if url.is_some() {
             let image = session.client.images().create(&body).await?;

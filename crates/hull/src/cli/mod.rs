@@ -28,15 +28,27 @@ mod vm;
 mod vm_create;
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done; 1 a defect of Hull's; 2 wrong usage or an invalid value; 3 not found; 4 exists already, or not possible in
-this state; 5 not allowed; 6 the server does not answer (in time); 7 quota or resources exhausted; 8 not supported here.
+Exit codes:
+  0  done
+  1  a defect of Hull's (for `hull doctor`: something is broken)
+  2  wrong usage, or an invalid value
+  3  not found
+  4  exists already, or not possible in this state
+  5  not allowed
+  6  the server does not answer, or not in time
+  7  quota or resources exhausted
+  8  not supported here
 `hull ssh` and `hull vm exec` end with the exit code of what they ran.
 
-First steps: `hull up --background`, `hull image build debian-12`, `hull vm create hello --image debian-12 --wait`, `hull ssh hello`.";
+First steps:
+  hull up --background
+  hull image build debian-12
+  hull vm create hello --image debian-12 --wait
+  hull ssh hello";
 
 /// A cloud of virtual machines in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "hull", version, about, after_help = AFTER_HELP, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(name = "hull", version, about = "A cloud of virtual machines in one binary", after_help = AFTER_HELP, disable_help_subcommand = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     global: Global,

@@ -60,7 +60,7 @@ impl Show for SecurityGroup {
             .rules
             .iter()
             .map(|rule| {
-                let matches = serde_json::to_value(&rule.matches).unwrap_or_default();
+                let matches = serde_json::to_value(rule.matches).unwrap_or_default();
                 let part = |name: &str| matches.get(name).map(ToString::to_string);
                 let ports = part("from").zip(part("to")).map(|(from, to)| format!(" {from}-{to}")).unwrap_or_default();
                 let protocol = matches.get("protocol").and_then(|p| p.as_str()).unwrap_or_default();

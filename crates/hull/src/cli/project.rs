@@ -75,7 +75,7 @@ impl Verb {
             Self::Show { project } => output::one(&projects.show::<ProjectView>(&project).await?, session.format),
             Self::Create { name, description, vms, vcpus, memory, disk } => {
                 let limited = vms.is_some() || vcpus.is_some() || memory.is_some() || disk.is_some();
-                let quota = limited.then_some(Quota { vms, vcpus, memory, disk, images: None, ports: None });
+                let quota = limited.then_some(Quota { vms, vcpus, memory, disk, ..Quota::default() });
                 let body = ProjectCreate { name, description, quota };
                 output::one(&projects.create::<_, ProjectView>(&body).await?, session.format);
             }
