@@ -4,13 +4,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use hull_testkit::guest::READY;
 use hull_testkit::qemu::{BOOT_DEADLINE, Qemu};
-use hull_testkit::{TinyGuest, eventually_blocking, short_dir};
+use hull_testkit::{TinyGuest, eventually_blocking, free_port, short_dir};
 
 fn boot(machine: &[&str], guest: &TinyGuest, cmdline: &str) -> Qemu {
     let (kernel, initrd) = (path(&guest.kernel), path(&guest.initrd));
@@ -135,19 +135,68 @@ fn with_the_agent_it_answers_a_ping_on_the_agents_port() {
     assert!(answer.contains("{}"), "{answer}");
 }
 
+fn must(program: &str, args: &[&str]) {
+    assert!(Command::new(program).args(args).status().unwrap().success(), "{program} {args:?}");
+}
+
+/// A NoCloud disk with this meta data and user data.
+fn seed_disk(work: &Path, meta_data: &str, user_data: &str) -> PathBuf {
+    let [meta, user, seed] = ["meta-data", "user-data", "seed.img"].map(|name| work.join(name));
+    std::fs::write(&meta, meta_data).unwrap();
+    std::fs::write(&user, user_data).unwrap();
+    must("mkfs.vfat", &["-n", "CIDATA", "-C", path(&seed), "1024"]);
+    must("mcopy", &["-i", path(&seed), path(&meta), path(&user), "::"]);
+    seed
+}
+
 #[test]
-fn it_takes_name_keys_and_user_data_from_a_seed_disk() {
+fn it_takes_name_keys_and_user_data_from_a_seed_disk_and_lets_the_key_log_in() {
     let work = short_dir().unwrap();
-    let [meta, user, seed] = ["meta-data", "user-data", "seed.img"].map(|name| work.path().join(name));
-    std::fs::write(&meta, "local-hostname: seeded\npublic-keys:\n  - ssh-ed25519 AAAAC3Nz test\n").unwrap();
-    std::fs::write(&user, "#!/bin/sh\necho user-data-$((40 + 2))\n").unwrap();
-    let ok = |program: &str, args: &[&str]| assert!(Command::new(program).args(args).status().unwrap().success());
-    ok("mkfs.vfat", &["-n", "CIDATA", "-C", path(&seed), "1024"]);
-    ok("mcopy", &["-i", path(&seed), path(&meta), path(&user), "::"]);
+    let key = work.path().join("key");
+    must("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", path(&key)]);
+    let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
+    let meta = format!("local-hostname: seeded\npublic-keys:\n  - {public}");
+    let seed = seed_disk(work.path(), &meta, "#!/bin/sh\necho user-data-$((40 + 2))\n");
+
+    let port = free_port().unwrap();
     let drive = format!("if=virtio,format=raw,readonly=on,file={}", path(&seed));
+    let net = format!("user,id=n0,hostfwd=tcp:127.0.0.1:{port}-:22");
+    let machine = ["-M", "q35", "-drive", &drive, "-netdev", &net, "-device", "virtio-net-pci,netdev=n0"];
     let guest = TinyGuest::get().unwrap();
-    let qemu = boot(&["-M", "q35", "-drive", &drive], &guest, &TinyGuest::pc_cmdline());
+    let qemu = boot(&machine, &guest, &TinyGuest::pc_cmdline());
     let console = qemu.wait_for(READY, BOOT_DEADLINE).unwrap();
     assert!(console.contains("source=nocloud host=seeded keys=1"), "{console}");
     assert!(console.contains("user-data-42"), "{console}");
+
+    let login = || {
+        let output = Command::new("ssh")
+            .args(["-i", path(&key), "-p", &port.to_string(), "-o", "BatchMode=yes", "-o", "ConnectTimeout=20"])
+            .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "debian@127.0.0.1"])
+            .arg("sudo hostname")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if output.status.success() { Ok(said) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    };
+    assert_eq!(eventually_blocking("ssh", BOOT_DEADLINE, login).unwrap(), "seeded");
+}
+
+#[test]
+fn a_card_that_is_plugged_in_anew_takes_an_address_again() {
+    let sockets = short_dir().unwrap();
+    let qmp = sockets.path().join("qmp");
+    let chardev = format!("unix:{},server=on,wait=off", path(&qmp));
+    let card = "virtio-net-pci,id=card,netdev=n0,bus=rp0";
+    let machine = ["-M", "q35", "-qmp", &chardev, "-device", "pcie-root-port,id=rp0", "-netdev", "user,id=n0"];
+    let machine: Vec<&str> = machine.into_iter().chain(["-device", card]).collect();
+    let guest = TinyGuest::get().unwrap();
+    let qemu = boot(&machine, &guest, &TinyGuest::pc_cmdline());
+    qemu.wait_for(READY, BOOT_DEADLINE).unwrap();
+    let mut monitor = connect(&qmp);
+    ask(&mut monitor, r#"{"execute":"qmp_capabilities"}"#, "return");
+    ask(&mut monitor, r#"{"execute":"device_del","arguments":{"id":"card"}}"#, r#""device": "card""#);
+    let add =
+        r#"{"execute":"device_add","arguments":{"driver":"virtio-net-pci","id":"card","netdev":"n0","bus":"rp0"}}"#;
+    ask(&mut monitor, add, "return");
+    qemu.wait_for_times("HULL-GUEST-DHCP eth0 ip=10.0.2.15", 2, BOOT_DEADLINE).unwrap();
 }

@@ -35,8 +35,9 @@ pub(crate) fn unpack(package: &str, cache: &Path) -> anyhow::Result<PathBuf> {
         return Ok(tree);
     }
     let downloads = tempfile::tempdir_in(cache)?;
-    run(Command::new("apt-get").args(["download", "-q", package]).current_dir(downloads.path()))
-        .with_context(|| format!("cannot fetch the Debian package {package}; is a mirror reachable, and `apt-get update` recent?"))?;
+    run(Command::new("apt-get").args(["download", "-q", package]).current_dir(downloads.path())).with_context(
+        || format!("cannot fetch the Debian package {package}; is a mirror reachable, and `apt-get update` recent?"),
+    )?;
     let Some(deb) = std::fs::read_dir(downloads.path())?.next().transpose()? else {
         bail!("apt-get download {package} left no file");
     };
