@@ -88,7 +88,7 @@ pub fn resources(size: &Resources) -> Result<()> {
         let detail = format!("a VM has {MEMORY_MIN} to {MEMORY_MAX} of memory, not {}", size.memory);
         return Err(Error::invalid(detail).at("/memory"));
     }
-    if size.memory.0 % (1 << 20) != 0 {
+    if !size.memory.0.is_multiple_of(1 << 20) {
         let detail = format!("memory is given in whole MiB; {} bytes is not, round it", size.memory.0);
         return Err(Error::invalid(detail).at("/memory"));
     }

@@ -65,3 +65,36 @@ fn claim(node: &Node) -> Claim {
 fn told(node: &Node, action: &str, message: &str, call: &mut Call<'_>) -> Event {
     event::about(call, None, ("node", node.id.0, node.name.as_str()), action, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use hull_types::{Timestamp, vm::Vm};
+
+    use super::*;
+    use crate::{
+        testing::{self, NOW, Seeded, call, name},
+        vm::testing::vm,
+    };
+
+    #[test]
+    fn a_node_goes_when_no_vm_is_wanted_there() {
+        let (node, _) = testing::node("n1");
+        let deleted = |at: Option<Timestamp>| Vm { deleted_at: at, ..vm() };
+        let try_delete = |answers, vm: &Vm| delete(&node, answers, &[vm], &mut call(&mut Seeded::new(1)));
+        assert!(try_delete(true, &deleted(None)).unwrap_err().detail.contains("holds 1 VMs with their disks (web)"));
+        assert!(try_delete(false, &deleted(None)).is_err(), "its disk would be lost");
+        assert!(try_delete(true, &deleted(Some(NOW))).is_err(), "it is tearing down");
+        assert!(try_delete(false, &deleted(Some(NOW))).is_ok(), "nobody is left to wait for");
+    }
+
+    #[test]
+    fn joining_claims_the_name_and_maintenance_is_written_once() {
+        let mut fresh = Seeded::new(1);
+        let joined = join(name("n1"), &mut call(&mut fresh));
+        assert!(matches!(joined.writes[0], Write::Claim(Claim::Name { kind: Named::Node, project: None, .. })));
+        let (node, _) = testing::node("n1");
+        let out = NodeUpdate { maintenance: Some(true) };
+        assert!(!update(&node, &out, &mut call(&mut fresh)).is_empty());
+        assert!(update(&Node { maintenance: true, ..node }, &out, &mut call(&mut fresh)).is_empty());
+    }
+}

@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_sentence_counts_what_stands_against_each_node() {
-        let mut nodes: Vec<_> = (0..8).map(|n| node(n, 1000 + u64::from(n) * 150, 8, 100)).collect();
+        let mut nodes: Vec<_> = (0..8).map(|n| node(n, 1100 + u64::from(n) * 150, 8, 100)).collect();
         nodes.extend((8..11).map(|n| Candidate { maintenance: true, ..node(n, 16_000, 8, 100) }));
         let since = testing::at(-600);
         nodes.push(Candidate { silent_since: Some(since), ..node(11, 16_000, 8, 100) });
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(reason.code, ReasonCode::NoNodeFits);
         assert_eq!(
             reason.message,
-            "0 of 12 nodes fit: 8 lack memory (need 4 GiB, most free 2 GiB on n7), 3 in maintenance, \
+            "0 of 12 nodes fit: 8 lack memory (need 4 GiB, most free 2.1 GiB on n7), 3 in maintenance, \
              1 does not answer since 11:50 UTC"
         );
         let reason = place(&size(9, 64, 500), &[node(1, 100, 8, 100), node(2, 100, 64, 90)], NOW).unwrap_err();

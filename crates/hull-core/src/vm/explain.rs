@@ -115,3 +115,29 @@ fn networked(port: &Port, network: &Name) -> String {
 fn told(event: &Event) -> String {
     format!("{} {} {}", event.at, event.action, event.message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        testing::{NOW, at, name},
+        vm::testing::{placement, status, vm},
+    };
+
+    #[test]
+    fn the_whole_story_in_reading_order() {
+        let (vm, placed, status, n1) = (vm(), placement(), status(hull_types::vm::VmPhase::Running), name("n1"));
+        let node = Some(NodeSeen { name: &n1, silent_since: Some(NOW) });
+        let seen = Seen { vm: &vm, revision: 10, placement: Some(&placed), status: Some(&status), node, now: at(60) };
+        let says = ["tap is up".to_owned()];
+        let told = explain(&seen, &Around { ports: &[], events: &[], node_says: &says });
+        assert_eq!(
+            told.summary,
+            "web is in an unknown state (not yet as asked): node n1 does not answer since 12:00 UTC; it was running then"
+        );
+        let titles: Vec<_> = told.sections.iter().map(|section| section.title.as_str()).collect();
+        assert_eq!(titles, ["wish", "placement", "node"], "empty sections are left out");
+        assert!(told.sections[1].lines[0].starts_with("on node n1, which does not answer since 12:00 UTC"));
+        assert_eq!(told.sections[2].lines[1], "tap is up");
+    }
+}

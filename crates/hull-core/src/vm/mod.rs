@@ -19,6 +19,11 @@ pub mod report;
 pub mod state;
 pub mod update;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 use hull_types::{
     error::{Error, Result},
     vm::Vm,
