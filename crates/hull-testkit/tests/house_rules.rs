@@ -100,9 +100,9 @@ struct Source {
 }
 
 impl Source {
-    /// The part that runs only in tests: everything in `tests/`, else what follows the first `#[cfg(test)]`.
+    /// The part that runs only in tests: everything in `tests/` and `*tests.rs`, else what follows the first `#[cfg(test)]`.
     fn test_part(&self) -> &str {
-        let in_tests = self.path.contains("/tests/") || self.path.ends_with("/tests.rs");
+        let in_tests = self.path.contains("/tests/") || self.path.ends_with("tests.rs");
         if in_tests { &self.text } else { self.text.find("#[cfg(test)]").map_or("", |start| &self.text[start..]) }
     }
 
