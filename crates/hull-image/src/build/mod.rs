@@ -26,6 +26,7 @@ use std::{
 };
 
 use hull_types::error::{Error, Result};
+use sha2::{Digest, Sha256};
 
 pub use recipe::{Kernel, Mode, Recipe, RecipeFile, Size};
 
@@ -33,6 +34,8 @@ use crate::{Phase, Progress, files::io_error};
 
 /// Steps after the packages: tree ready, disk written, disk compressed.
 const STEPS: u64 = 3;
+/// The file in a finished build's directory that tells which recipe it was.
+const STAMP: &str = "recipe.sha256";
 
 /// A built image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,12 +92,36 @@ pub async fn build(recipe: &Recipe, out: &Path, progress: &Progress) -> Result<B
         initrd: initrd.map(|from| keep(&from, "initrd.img")).transpose()?,
         cmdline: cmdline(recipe),
     };
+    // Last, so that it vouches for the rest.
+    let stamp = out.join(STAMP);
+    fs::write(&stamp, fingerprint(recipe)).map_err(|e| io_error("write", &stamp, &e))?;
     // A tree of thousands of files takes a while to remove.
     crate::store::blocking(move || {
         work.close().map_err(|e| io_error("remove the build's files in", Path::new("."), &e))
     })
     .await?;
     Ok(built)
+}
+
+/// What an earlier build of the same recipe left in `out`; none where there is nothing, or of another recipe.
+pub fn kept(recipe: &Recipe, out: &Path) -> Option<BuiltImage> {
+    let found = |name: &str| Some(out.join(name)).filter(|path| path.is_file());
+    let same = fs::read_to_string(out.join(STAMP)).is_ok_and(|stamp| stamp == fingerprint(recipe));
+    let boots = recipe.kernel != Kernel::None;
+    if !same || (boots && (found("vmlinuz").is_none() || found("initrd.img").is_none())) {
+        return None;
+    }
+    Some(BuiltImage {
+        disk: found("disk.qcow2")?,
+        kernel: found("vmlinuz").filter(|_| boots),
+        initrd: found("initrd.img").filter(|_| boots),
+        cmdline: cmdline(recipe),
+    })
+}
+
+/// Names a recipe by all it says.
+fn fingerprint(recipe: &Recipe) -> String {
+    hex::encode(Sha256::digest(format!("{recipe:?}")))
 }
 
 fn cmdline(recipe: &Recipe) -> String {

@@ -71,7 +71,9 @@ impl Session {
                 flavors.create::<_, Flavor>(&wanted).await?;
                 output::line(format!("flavor {} created", wanted.name));
             }
-            Some(flavor) if flavor.resources == wanted.resources => output::line(format!("flavor {} unchanged", wanted.name)),
+            Some(flavor) if flavor.resources == wanted.resources => {
+                output::line(format!("flavor {} unchanged", wanted.name))
+            }
             Some(_) => {
                 return Err(Error::conflict(format!(
                     "flavor {} is there with another size; flavors do not change, give it another name",
@@ -126,7 +128,11 @@ impl Session {
     async fn bring(&self, view: &VmView, wanted: VmCreate) -> Result<bool> {
         let vm = &view.vm;
         let image = vm.boot.image.as_ref();
-        if wanted.image.as_ref().is_some_and(|name| image.is_none_or(|i| *name != i.name.as_str() && *name != i.id.to_string())) {
+        if wanted
+            .image
+            .as_ref()
+            .is_some_and(|name| image.is_none_or(|i| *name != i.name.as_str() && *name != i.id.to_string()))
+        {
             return Err(Error::conflict(format!(
                 "vm {} is made from another image; `hull vm rebuild {0} --image {}` throws its disk away and makes it anew",
                 vm.meta.name,
@@ -163,7 +169,12 @@ impl Session {
         if let Some(name) = flavor {
             let size = self.client.nouns("flavors").show::<Flavor>(&name).await?.resources;
             let same = size.vcpus == now.vcpus && size.memory == now.memory && size.disk <= now.disk;
-            return Ok((!same).then_some(VmAction::Resize { flavor: Some(name), vcpus: None, memory: None, disk: None }));
+            return Ok((!same).then_some(VmAction::Resize {
+                flavor: Some(name),
+                vcpus: None,
+                memory: None,
+                disk: None,
+            }));
         }
         let Some(size) = resources.filter(|size| *size != now) else { return Ok(None) };
         let changed = |wanted: Bytes, now: Bytes| (wanted != now).then_some(wanted);

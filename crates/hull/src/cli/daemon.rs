@@ -143,14 +143,17 @@ fn ready(data: &Path, parts: &Parts, child: &mut Child, log: &Path, begin: u64) 
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(Error::timeout(format!("Hull has not become ready in {} s; see {}", PATIENCE.as_secs(), log.display())));
+            return Err(Error::timeout(format!(
+                "Hull has not become ready in {} s; see {}",
+                PATIENCE.as_secs(),
+                log.display()
+            )));
         }
         pause();
     }
 }
 
 /// Between two looks at a process that is becoming ready.
-#[expect(clippy::disallowed_methods, reason = "readiness is asked over the socket, which may not be there yet: nothing to wait on")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }
@@ -190,7 +193,10 @@ impl Down {
         let mut ended = [PollFd::new(&process, PollFlags::IN)];
         let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
         if rustix::event::poll(&mut ended, Some(&patience)).map_err(refuse)? == 0 {
-            return Err(Error::timeout(format!("process {pid} has not ended in {} s; see its log", PATIENCE.as_secs())));
+            return Err(Error::timeout(format!(
+                "process {pid} has not ended in {} s; see its log",
+                PATIENCE.as_secs()
+            )));
         }
         output::note("Hull is down; its VMs go on running");
         Ok(0)

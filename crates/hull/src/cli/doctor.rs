@@ -86,7 +86,9 @@ impl Doctor {
         findings.push(clock());
         match config::client(global.context.as_deref(), global.data_dir.as_deref(), global.project.clone()) {
             Ok(client) => findings.extend(server(&client, &data).await),
-            Err(error) => findings.push(Finding::broken("context", error.to_string(), "choose one with `hull context use`")),
+            Err(error) => {
+                findings.push(Finding::broken("context", error.to_string(), "choose one with `hull context use`"))
+            }
         }
         output::list(&findings, global.output);
         Ok(u8::from(findings.iter().any(|finding| finding.verdict == Verdict::Broken)))
@@ -106,13 +108,20 @@ fn root() -> Finding {
     if rustix::process::geteuid().is_root() {
         return Finding::ok("rights", "root");
     }
-    Finding::warning("rights", "not root", "a node needs root to make networks and give VMs users of their own; use sudo")
+    Finding::warning(
+        "rights",
+        "not root",
+        "a node needs root to make networks and give VMs users of their own; use sudo",
+    )
 }
 
 /// Only a guest run to its end proves acceleration: the node does that at its start and reports it.
 fn accelerator() -> Finding {
     if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok() {
-        return Finding::ok("kvm", "/dev/kvm opens (whether guests run is proven at start: see the node's accelerator)");
+        return Finding::ok(
+            "kvm",
+            "/dev/kvm opens (whether guests run is proven at start: see the node's accelerator)",
+        );
     }
     Finding::warning(
         "kvm",
@@ -134,7 +143,9 @@ fn cgroups() -> Finding {
     match (unified, memory) {
         (true, _) => Finding::ok("cgroups", "version 2"),
         (false, true) => Finding::ok("cgroups", "version 1"),
-        (false, false) => Finding::broken("cgroups", "no memory controller", "mount a cgroup hierarchy: VMs are limited by it"),
+        (false, false) => {
+            Finding::broken("cgroups", "no memory controller", "mount a cgroup hierarchy: VMs are limited by it")
+        }
     }
 }
 
@@ -155,7 +166,11 @@ fn memory(meminfo: &str) -> Finding {
 /// Free space where the data is, or would be.
 fn space(data: &Path) -> Finding {
     let Some(dir) = data.ancestors().find(|dir| dir.exists()) else {
-        return Finding::broken("space", format!("{} cannot be reached", data.display()), "name another with --data-dir");
+        return Finding::broken(
+            "space",
+            format!("{} cannot be reached", data.display()),
+            "name another with --data-dir",
+        );
     };
     match rustix::fs::statvfs(dir) {
         Ok(fs) => {
@@ -177,7 +192,11 @@ fn space(data: &Path) -> Finding {
 fn clock() -> Finding {
     let now = hull_types::Timestamp::now();
     if now.as_second() < 1_750_000_000 {
-        return Finding::broken("clock", format!("{now} is in the past"), "set it: `timedatectl set-ntp true`, or `date -s`");
+        return Finding::broken(
+            "clock",
+            format!("{now} is in the past"),
+            "set it: `timedatectl set-ntp true`, or `date -s`",
+        );
     }
     Finding::ok("clock", format!("{now:.0}"))
 }
@@ -219,11 +238,16 @@ fn node(view: &NodeView) -> Vec<Finding> {
     let name = &view.node.name;
     if !view.ready {
         let since = view.status.as_ref().map(|status| format!(" since {}", status.at)).unwrap_or_default();
-        return vec![Finding::broken("node", format!("{name} has not answered{since}"), "start Hull there; its VMs may still run")];
+        return vec![Finding::broken(
+            "node",
+            format!("{name} has not answered{since}"),
+            "start Hull there; its VMs may still run",
+        )];
     }
     let Some(status) = &view.status else { return Vec::new() };
     let accel = word(&status.facts.accel);
-    let mut findings = vec![Finding::ok("node", format!("{name} answers; accelerator {accel}; {} free for disks", status.disk_free))];
+    let mut findings =
+        vec![Finding::ok("node", format!("{name} answers; accelerator {accel}; {} free for disks", status.disk_free))];
     findings.extend(status.conditions.iter().filter(|condition| condition.warning).map(|condition| {
         Finding::warning("node", format!("{name}: {}", condition.name), condition.reason.message.clone())
     }));

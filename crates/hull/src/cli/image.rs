@@ -217,10 +217,22 @@ impl Verb {
                 let metadata = metadata.map(|pairs| pairs.into_iter().collect());
                 session.change(&image, ImageUpdate { name, description, metadata, ..ImageUpdate::default() }).await?;
             }
-            Self::Share { image } => session.change(&image, ImageUpdate { visibility: Some(Visibility::Public), ..ImageUpdate::default() }).await?,
-            Self::Unshare { image } => session.change(&image, ImageUpdate { visibility: Some(Visibility::Private), ..ImageUpdate::default() }).await?,
-            Self::Hide { image } => session.change(&image, ImageUpdate { hidden: Some(true), ..ImageUpdate::default() }).await?,
-            Self::Unhide { image } => session.change(&image, ImageUpdate { hidden: Some(false), ..ImageUpdate::default() }).await?,
+            Self::Share { image } => {
+                session
+                    .change(&image, ImageUpdate { visibility: Some(Visibility::Public), ..ImageUpdate::default() })
+                    .await?
+            }
+            Self::Unshare { image } => {
+                session
+                    .change(&image, ImageUpdate { visibility: Some(Visibility::Private), ..ImageUpdate::default() })
+                    .await?
+            }
+            Self::Hide { image } => {
+                session.change(&image, ImageUpdate { hidden: Some(true), ..ImageUpdate::default() }).await?
+            }
+            Self::Unhide { image } => {
+                session.change(&image, ImageUpdate { hidden: Some(false), ..ImageUpdate::default() }).await?
+            }
             Self::Delete { images: names } => {
                 for name in names {
                     session.client.nouns("images").delete(&name).await?;
@@ -240,7 +252,8 @@ impl Session {
 
 impl Import {
     async fn run(self, session: &Session) -> Result<Image> {
-        let url = ["http://", "https://"].iter().any(|scheme| self.source.starts_with(scheme)).then(|| self.source.clone());
+        let url =
+            ["http://", "https://"].iter().any(|scheme| self.source.starts_with(scheme)).then(|| self.source.clone());
         let (initrd, cmdline) = (self.initrd, self.cmdline);
         let body = ImageCreate {
             name: self.name,

@@ -60,7 +60,15 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// Print results as this
-    #[arg(short, long, global = true, value_enum, default_value_t, env = "HULL_OUTPUT", help_heading = "Global options")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "HULL_OUTPUT",
+        help_heading = "Global options"
+    )]
     output: Format,
     /// Talk to the server of this context instead of the current one
     #[arg(long, global = true, env = "HULL_CONTEXT", help_heading = "Global options")]
@@ -185,7 +193,8 @@ impl Cli {
                 .map_err(|e| Error::invalid(format!("the manual pages cannot be written to {}: {e}", dir.display()))),
             Command::Node(verb) if verb.is_local() => verb.run_local(&global),
             online => {
-                let client = config::client(global.context.as_deref(), global.data_dir.as_deref(), global.project.clone())?;
+                let client =
+                    config::client(global.context.as_deref(), global.data_dir.as_deref(), global.project.clone())?;
                 let session = Session { client, format: global.output, global };
                 block_on(session.run(online))
             }

@@ -105,11 +105,7 @@ impl Verb {
             Self::Join { token, name } => local::join(data(global), &token, name),
             Self::Run(run) => daemon::start(global.data_dir.clone(), &run, &Parts::Node),
             Self::Local(verb) => verb.run(data(global), global.output),
-            Self::List
-            | Self::Show { .. }
-            | Self::Maintenance { .. }
-            | Self::Delete { .. }
-            | Self::JoinToken => Ok(2),
+            Self::List | Self::Show { .. } | Self::Maintenance { .. } | Self::Delete { .. } | Self::JoinToken => Ok(2),
         }
     }
 

@@ -57,7 +57,9 @@ impl Ssh {
         }
         ssh.arg(vm.vm.meta.name.to_hostname("vm")).args(&self.command);
         let status = ssh.stdin(Stdio::inherit()).status().map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::unsupported("ssh is not installed here; `apt install openssh-client`"),
+            std::io::ErrorKind::NotFound => {
+                Error::unsupported("ssh is not installed here; `apt install openssh-client`")
+            }
             _ => Error::internal(format!("ssh cannot be run: {e}")),
         })?;
         Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(255))
@@ -80,7 +82,8 @@ fn proxy(session: &Session, vm: &str, port: u16) -> Result<String> {
     words.extend(["vm", "tcp", vm].map(str::to_owned));
     words.push(port.to_string());
     // ssh gives the line to a shell, and reads percent signs itself.
-    let quoted: Vec<_> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''").replace('%', "%%"))).collect();
+    let quoted: Vec<_> =
+        words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''").replace('%', "%%"))).collect();
     Ok(quoted.join(" "))
 }
 

@@ -77,7 +77,13 @@ pub(crate) fn refuse(error: &hull_store::StoreError) -> Error {
         E::Locked { .. } => Error::conflict(error.to_string()),
         E::Full(_) => Error::insufficient(error.to_string()),
         E::Malformed(_) => Error::invalid(error.to_string()),
-        E::Corrupt { .. } | E::Document { .. } | E::Newer { .. } | E::Compacted(_) | E::NoLease(_) | E::Engine(_) | E::Closed => Error::internal(error.to_string()),
+        E::Corrupt { .. }
+        | E::Document { .. }
+        | E::Newer { .. }
+        | E::Compacted(_)
+        | E::NoLease(_)
+        | E::Engine(_)
+        | E::Closed => Error::internal(error.to_string()),
     }
 }
 

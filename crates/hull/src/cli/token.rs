@@ -53,7 +53,9 @@ impl Show for Token {
     const COLUMNS: &'static [&'static str] = &["name", "role", "scope", "expires", "id"];
     fn row(&self) -> Vec<String> {
         let scope = serde_json::to_value(self.scope).unwrap_or_default();
-        let scope = scope.get("project").map_or_else(|| "system".to_owned(), |id| format!("project {}", id.as_str().unwrap_or_default()));
+        let scope = scope
+            .get("project")
+            .map_or_else(|| "system".to_owned(), |id| format!("project {}", id.as_str().unwrap_or_default()));
         let expires = self.expires_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
         vec![self.name.to_string(), word(&self.role), scope, expires, self.id.to_string()]
     }

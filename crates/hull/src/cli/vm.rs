@@ -286,8 +286,14 @@ impl Show for VmView {
             ("state", word(&self.state)),
             ("reason", self.reason.as_ref().map(|reason| reason.message.clone()).unwrap_or_default()),
             ("description", vm.meta.description.clone()),
-            ("addresses", self.addresses.iter().map(|a| format!("{} ({})", a.address, a.network)).collect::<Vec<_>>().join(", ")),
-            ("size", format!("{} vCPU, {} memory, {} disk", vm.resources.vcpus, vm.resources.memory, vm.resources.disk)),
+            (
+                "addresses",
+                self.addresses.iter().map(|a| format!("{} ({})", a.address, a.network)).collect::<Vec<_>>().join(", "),
+            ),
+            (
+                "size",
+                format!("{} vCPU, {} memory, {} disk", vm.resources.vcpus, vm.resources.memory, vm.resources.disk),
+            ),
             ("flavor", vm.flavor.as_ref().map(|flavor| flavor.name.to_string()).unwrap_or_default()),
             ("machine", format!("{}, {}", word(&vm.profile), word(&vm.boot.firmware))),
             ("image", vm.boot.image.as_ref().map(|image| image.name.to_string()).unwrap_or_default()),
@@ -300,7 +306,10 @@ impl Show for VmView {
         if let Some(status) = &self.status {
             page.push(("pending", status.pending.join("; ")));
             if let Some(vmm) = &status.vmm {
-                page.push(("hypervisor", format!("process {}, {}, since {}", vmm.pid, word(&vmm.accel), vmm.started_at)));
+                page.push((
+                    "hypervisor",
+                    format!("process {}, {}, since {}", vmm.pid, word(&vmm.accel), vmm.started_at),
+                ));
             }
             if let Some(exit) = &status.last_exit {
                 page.push(("last end", format!("{} at {}: {}", word(&exit.cause), exit.at, exit.detail)));
@@ -356,7 +365,9 @@ impl Verb {
                 vms.call::<serde_json::Value>(&vm, "agent-ping").await?;
                 output::line("the guest agent answers");
             }
-            Self::Quiesce { vm } => output::document(&vms.call::<serde_json::Value>(&vm, "quiesce").await?, session.format),
+            Self::Quiesce { vm } => {
+                output::document(&vms.call::<serde_json::Value>(&vm, "quiesce").await?, session.format)
+            }
             Self::Thaw { vm } => output::document(&vms.call::<serde_json::Value>(&vm, "thaw").await?, session.format),
             Self::Tcp { vm, port } => vms.tcp(&vm, port).await?.pipe(tokio::io::stdin(), tokio::io::stdout()).await?,
         }

@@ -109,9 +109,7 @@ impl Create {
         let sized = self.vcpus.zip(self.memory);
         // The flavor stands where a size is not given; a disk alone only overrides the flavor's.
         let resources = match (sized, self.disk) {
-            (Some((vcpus, memory)), disk) => {
-                Some(Resources { vcpus, memory, disk: disk.unwrap_or(Bytes::gib(10)) })
-            }
+            (Some((vcpus, memory)), disk) => Some(Resources { vcpus, memory, disk: disk.unwrap_or(Bytes::gib(10)) }),
             (None, Some(disk)) => Some(Resources { vcpus: 0, memory: Bytes::ZERO, disk }),
             (None, None) => None,
         };

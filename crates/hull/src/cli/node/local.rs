@@ -1,8 +1,8 @@
 //! `hull node local`: the mechanism by hand.
-use std::path::PathBuf;
+use crate::output::Format;
 use clap::Subcommand;
 use hull_types::error::Result;
-use crate::output::Format;
+use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -10,6 +10,10 @@ pub(crate) enum Verb {
     List,
 }
 impl Verb {
-    pub(crate) fn run(self, _data: PathBuf, _format: Format) -> Result<u8> { Ok(0) }
+    pub(crate) fn run(self, _data: PathBuf, _format: Format) -> Result<u8> {
+        Ok(0)
+    }
 }
-pub(crate) fn join(_data: PathBuf, _token: &str, _name: Option<String>) -> Result<u8> { Ok(0) }
+pub(crate) fn join(_data: PathBuf, _token: &str, _name: Option<String>) -> Result<u8> {
+    Ok(0)
+}
