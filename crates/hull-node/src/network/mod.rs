@@ -1,4 +1,34 @@
 //! The border to networks: namespaces, bridges, taps, rules, and the small services each network has.
+//!
+//! ```text
+//!            host namespace                │        a network's namespace (hull-<id>)
+//!                                          │
+//!   eth0 ◄─ masquerade ── hull-<id> ◄──────┼─ veth ─► up0 ◄─ masquerade ── br0 (gateway, DHCP, DNS, metadata)
+//!           (host.rs)                      │                                │ │
+//!                                          │      rules/: who may what      tap… ──► QEMU, as a descriptor
+//! ```
+//!
+//! [`LinuxNetworks`] is the real one: `keeper` brings a network about and repairs it, `links`, `nft`, `netns`, `tap` are
+//! its hands, `rules` and the responders (`dhcp4`, `dhcp6`, `ra`, `dns`, `metadata`) are pure, `serve` has their sockets.
+
+mod command;
+mod dhcp4;
+mod explain;
+mod host;
+mod keeper;
+mod layout;
+mod links;
+mod linux;
+mod metadata;
+mod netns;
+mod nft;
+mod rules;
+mod serve;
+mod tap;
+mod view;
+
+pub use layout::{LinkRange, Prefix};
+pub use linux::{LinuxNetworks, NetworksConfig};
 
 use std::os::fd::OwnedFd;
 

@@ -1,0 +1,235 @@
+//! What things are called and which addresses the plumbing uses: all derived from ids, so that a restarted Hull (or a
+//! person with `ip`) finds everything again without a record.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hull_types::{
+    error::{Error, Result},
+    id::{NetworkId, PortId},
+    link::{DesiredNetwork, DesiredSubnet},
+    network::Mac,
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The bridge in each network's namespace.
+pub(crate) const BRIDGE: &str = "br0";
+/// The network's end of its link to the host.
+pub(crate) const UPLINK: &str = "up0";
+/// What every tap's name begins with; nothing else in the namespace does.
+pub(crate) const TAP_PREFIX: &str = "tap";
+/// Where guests ask for metadata over IPv4 (the EC2 and OpenStack convention).
+pub(crate) const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// Where guests ask for metadata over IPv6 (the EC2 convention).
+pub(crate) const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+/// A prefix for the names of everything one Hull makes on a host: 1 to 5 lower-case letters and digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix(String);
+
+impl Prefix {
+    /// Parses a prefix. Five characters are what an interface name (15 bytes) leaves beside the network's part.
+    pub fn new(text: &str) -> Result<Self> {
+        let fits = (1..=5).contains(&text.len());
+        if fits && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::invalid(format!(
+            "{text:?} cannot be a prefix for names of network devices: use 1 to 5 lower-case letters and digits"
+        )))
+    }
+
+    /// The prefix as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of a network's namespace: the whole id, so that the network can be told from the name alone.
+    pub(crate) fn namespace(&self, network: NetworkId) -> String {
+        format!("{}-{}", self.0, network.0.simple())
+    }
+
+    /// The network whose namespace bears this name, if it is one of this Hull's.
+    pub(crate) fn network_of(&self, namespace: &str) -> Option<NetworkId> {
+        let hex = namespace.strip_prefix(&self.0)?.strip_prefix('-')?;
+        (hex.len() == 32).then(|| hex.parse().ok()).flatten().filter(|id| self.namespace(*id) == namespace)
+    }
+
+    /// The host's end of a network's link. The last digits of a version 7 UUID are its random ones.
+    pub(crate) fn host_link(&self, network: NetworkId) -> String {
+        format!("{}-{}", self.0, tail(&network.0, 9))
+    }
+
+    /// Matches every [`Prefix::host_link`] in nftables.
+    pub(crate) fn host_links(&self) -> String {
+        format!("{}-*", self.0)
+    }
+}
+
+impl Default for Prefix {
+    fn default() -> Self {
+        Self("hull".to_owned())
+    }
+}
+
+fn tail(id: &uuid::Uuid, digits: usize) -> String {
+    let hex = id.simple().to_string();
+    hex[hex.len() - digits..].to_owned()
+}
+
+/// The name of a port's tap.
+pub(crate) fn tap_name(port: PortId) -> String {
+    format!("{TAP_PREFIX}{}", tail(&port.0, 12))
+}
+
+/// The MAC of a network's gateway: the same on every node, locally administered.
+pub(crate) fn gateway_mac(network: NetworkId) -> Mac {
+    let id = network.0.as_bytes();
+    Mac([0x02, id[11], id[12], id[13], id[14], id[15]])
+}
+
+/// The link-local address that a MAC makes by EUI-64 (RFC 4291, appendix A).
+pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
+    eui64(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), mac)
+}
+
+/// The address that a MAC makes in a /64 by EUI-64.
+pub(crate) fn eui64(prefix: Ipv6Addr, mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    let mut octets = prefix.octets();
+    octets[8..].copy_from_slice(&[a ^ 0x02, b, c, 0xff, 0xfe, d, e, f]);
+    octets.into()
+}
+
+/// The MAC that makes this link-local address by EUI-64.
+pub(crate) fn mac_of_link_local(address: Ipv6Addr) -> Option<Mac> {
+    let o = address.octets();
+    let mac = Mac([o[8] ^ 0x02, o[9], o[10], o[13], o[14], o[15]]);
+    (link_local(mac) == address).then_some(mac)
+}
+
+/// The two ends of a network's link to its host, one pair of addresses of each family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkAddresses {
+    pub(crate) host4: Ipv4Addr,
+    pub(crate) inner4: Ipv4Addr,
+    pub(crate) host6: Ipv6Addr,
+    pub(crate) inner6: Ipv6Addr,
+}
+
+/// The ranges that links to the host are numbered from. Guests never see them; they must not be in use on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkRange {
+    /// Two addresses of it for each network.
+    pub v4: Ipv4Net,
+    /// Two addresses of it for each network.
+    pub v6: Ipv6Net,
+}
+
+impl Default for LinkRange {
+    /// The upper half of the range for benchmarks of RFC 2544, which nobody routes, and a ULA that spells "Hull".
+    fn default() -> Self {
+        Self {
+            v4: Ipv4Net::new_assert(Ipv4Addr::new(198, 19, 0, 0), 16),
+            v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd48, 0x756c, 0x6c00, 0, 0, 0, 0, 0), 64),
+        }
+    }
+}
+
+impl LinkRange {
+    /// How many networks it has room for.
+    pub(crate) fn room(&self) -> u32 {
+        1u32 << (32 - u32::from(self.v4.prefix_len())).saturating_sub(1).min(30)
+    }
+
+    /// The pair of addresses with this number, below [`LinkRange::room`].
+    pub(crate) fn pair(&self, number: u32) -> LinkAddresses {
+        let v4 = u32::from(self.v4.network()) + number * 2;
+        let v6 = u128::from(self.v6.network()) + u128::from(number) * 2;
+        LinkAddresses { host4: v4.into(), inner4: (v4 + 1).into(), host6: v6.into(), inner6: (v6 + 1).into() }
+    }
+
+    /// The number of the pair that this host address belongs to.
+    pub(crate) fn number_of(&self, host: Ipv4Addr) -> Option<u32> {
+        self.v4.contains(&host).then(|| (u32::from(host) - u32::from(self.v4.network())) / 2)
+    }
+
+    /// A free number for this network, the same each time while it is free.
+    pub(crate) fn choose(&self, network: NetworkId, taken: impl Fn(u32) -> bool) -> Option<u32> {
+        let id = network.0.as_bytes();
+        let start = u32::from_be_bytes([id[12], id[13], id[14], id[15]]);
+        (0..self.room()).map(|step| start.wrapping_add(step) % self.room()).find(|&number| !taken(number))
+    }
+}
+
+/// The first subnet of a family, which is the one whose gateway answers for the network.
+pub(crate) fn subnet_v4(network: &DesiredNetwork) -> Option<(Ipv4Net, Ipv4Addr, &DesiredSubnet)> {
+    network.subnets.iter().find_map(|subnet| match (subnet.cidr, subnet.gateway) {
+        (IpNet::V4(cidr), IpAddr::V4(gateway)) => Some((cidr, gateway, subnet)),
+        _ => None,
+    })
+}
+
+/// The first IPv6 subnet.
+pub(crate) fn subnet_v6(network: &DesiredNetwork) -> Option<(Ipv6Net, Ipv6Addr, &DesiredSubnet)> {
+    network.subnets.iter().find_map(|subnet| match (subnet.cidr, subnet.gateway) {
+        (IpNet::V6(cidr), IpAddr::V6(gateway)) => Some((cidr, gateway, subnet)),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn network(text: &str) -> NetworkId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_namespaces_name_tells_its_network() {
+        let id = network("0192f0c1-2345-7abc-8def-0123456789ab");
+        let hull = Prefix::default();
+        assert_eq!(hull.namespace(id), "hull-0192f0c123457abc8def0123456789ab");
+        assert_eq!(hull.network_of(&hull.namespace(id)), Some(id));
+        for stranger in ["hull", "hull-x", "hull2-0192f0c123457abc8def0123456789ab", "0192f0c123457abc8def0123456789ab"]
+        {
+            assert_eq!(hull.network_of(stranger), None, "{stranger}");
+        }
+        assert!(hull.host_link(id).len() <= 15 && Prefix::new("abcde").unwrap().host_link(id).len() <= 15);
+        assert!(tap_name(PortId(id.0)).len() <= 15);
+    }
+
+    #[test]
+    fn prefixes_that_would_not_fit_device_names_are_refused() {
+        for bad in ["", "toolong", "A", "a-b", "a/b"] {
+            assert!(Prefix::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn link_local_addresses_and_macs_tell_each_other() {
+        let mac: Mac = "52:54:00:12:34:56".parse().unwrap();
+        let address: Ipv6Addr = "fe80::5054:ff:fe12:3456".parse().unwrap();
+        assert_eq!(link_local(mac), address);
+        assert_eq!(mac_of_link_local(address), Some(mac));
+        assert_eq!(mac_of_link_local("fe80::1".parse().unwrap()), None);
+        assert_eq!(mac_of_link_local("2001:db8::5054:ff:fe12:3456".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn each_network_gets_a_pair_of_its_own() {
+        let range = LinkRange { v4: "198.19.0.0/29".parse().unwrap(), ..LinkRange::default() };
+        let mut taken = std::collections::BTreeSet::new();
+        for _ in 0..range.room() {
+            let number = range.choose(network("0192f0c1-2345-7abc-8def-0123456789ab"), |n| taken.contains(&n)).unwrap();
+            let pair = range.pair(number);
+            assert!(range.v4.contains(&pair.host4) && range.v4.contains(&pair.inner4));
+            assert_eq!(range.number_of(pair.host4), Some(number));
+            assert_eq!(range.number_of(pair.inner4), Some(number));
+            assert!(taken.insert(number));
+        }
+        assert_eq!(taken.len(), 4);
+        assert_eq!(range.choose(network("0192f0c1-2345-7abc-8def-0123456789ab"), |n| taken.contains(&n)), None);
+    }
+}
