@@ -1,0 +1,180 @@
+//! The services behind the API, without HTTP. One file per noun.
+//!
+//! Every change goes the same way: look at one consistent state, let `hull_core` decide, commit the decision as one
+//! transaction whose conditions prove that what was looked at still holds; if it does not, look again. Afterwards wait
+//! until the cache has seen the commit, so that whoever changed something reads it.
+
+pub mod answer;
+pub mod ctx;
+pub mod event;
+pub mod explain;
+pub mod flavor;
+pub mod image;
+pub mod keypair;
+pub mod list;
+pub mod network;
+pub mod node;
+pub mod project;
+pub mod replay;
+pub mod status;
+pub mod token;
+pub mod vm;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use hull_core::{call::Call, change::Changes};
+use hull_image::ImageStore;
+use hull_store::Store;
+use hull_types::{
+    Timestamp,
+    error::{Error, Result},
+    id::ProjectId,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use self::ctx::{Ctx, FreshEnv};
+use crate::{
+    env::Env,
+    hub::Hub,
+    metrics::Metrics,
+    state::{
+        cache::Cache,
+        repo::{Committed, Plan},
+        view::State,
+    },
+};
+
+/// How often a decision is made again because something changed meanwhile, before the caller is told to try later.
+const ATTEMPTS: u32 = 16;
+
+/// An answer with the revision of the transaction that made it true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done<T> {
+    /// The answer.
+    pub answer: T,
+    /// The revision.
+    pub revision: u64,
+}
+
+/// The services.
+pub struct App {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) env: Env,
+    pub(crate) images: Option<Arc<ImageStore>>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) started_at: Timestamp,
+    turns: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
+}
+
+impl App {
+    /// The services over these parts. Without an image store, images can be looked at but not filled.
+    pub fn new(
+        store: Arc<dyn Store>,
+        cache: Arc<Cache>,
+        env: Env,
+        images: Option<Arc<ImageStore>>,
+        hub: Arc<Hub>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let started_at = env.now();
+        Arc::new(Self { store, cache, env, images, hub, metrics, started_at, turns: Mutex::default() })
+    }
+
+    /// The documents in memory.
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// The links to nodes.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// The clock, ids and randomness.
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// Waits until reads are at least as new as everything committed by now.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn catch_up(&self) -> Result<()> {
+        let newest = self.store.revision().await.map_err(crate::state::repo::store_error)?;
+        self.cache.reached(newest.0).await;
+        Ok(())
+    }
+
+    /// Decides on one state, commits, answers. Decided again where the state has changed meanwhile.
+    ///
+    /// # Errors
+    /// The decision's; a claim's refusal; `Conflict` where the state keeps changing; the store's.
+    pub(crate) async fn change<T: Serialize + DeserializeOwned>(
+        &self,
+        ctx: &Ctx,
+        decide: impl Fn(&State, &mut Call<'_>) -> Result<(Changes, T)>,
+    ) -> Result<Done<T>> {
+        self.plan(ctx, |state, call| {
+            let (changes, answer) = decide(state, call)?;
+            Ok((Plan::new(changes, state)?, answer))
+        })
+        .await
+    }
+
+    /// As [`App::change`], for documents that are the server's own.
+    pub(crate) async fn plan<T: Serialize + DeserializeOwned>(
+        &self,
+        ctx: &Ctx,
+        decide: impl Fn(&State, &mut Call<'_>) -> Result<(Plan, T)>,
+    ) -> Result<Done<T>> {
+        if let Some(done) = self.replayed(ctx).await? {
+            return Ok(done);
+        }
+        for _ in 0..ATTEMPTS {
+            let (mut plan, answer, revision) = self.cache.read_at(|state, revision| {
+                let mut fresh = FreshEnv(&self.env);
+                let mut call = Call { now: self.env.now(), actor: ctx.caller.actor.clone(), fresh: &mut fresh };
+                decide(state, &mut call).map(|(plan, answer)| (plan, answer, revision))
+            })?;
+            self.remember(ctx, &mut plan, &answer)?;
+            if plan.is_empty() {
+                return Ok(Done { answer, revision });
+            }
+            let started = tokio::time::Instant::now();
+            let outcome = plan.commit(&self.store).await;
+            self.metrics.stored(started.elapsed());
+            match outcome? {
+                Committed::At(revision) => {
+                    self.cache.reached(revision).await;
+                    return Ok(Done { answer, revision });
+                }
+                Committed::Stale => self.catch_up().await?,
+            }
+            // The same call, made twice at once: the other one may just have been answered.
+            if let Some(done) = self.replayed(ctx).await? {
+                return Ok(done);
+            }
+        }
+        Err(Error::conflict("this keeps being changed by others at the same time; try again in a moment"))
+    }
+
+    /// Waits for this caller's turn to take from a project's quota. Creations of one project go one after another: each
+    /// sees what the one before has taken, so none is decided twice and no quota is exceeded.
+    pub(crate) async fn turn(&self, project: ProjectId) -> OwnedSemaphorePermit {
+        let turns = {
+            let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(project).or_insert_with(|| Arc::new(Semaphore::new(1))).clone()
+        };
+        match turns.acquire_owned().await {
+            Ok(permit) => permit,
+            // Nobody closes these semaphores.
+            Err(_) => unreachable!("the semaphore of a project's turns was closed"),
+        }
+    }
+}

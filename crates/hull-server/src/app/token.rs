@@ -1,0 +1,186 @@
+//! Credentials: API tokens and join tokens. A secret is shown once; the store keeps its SHA-256.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hull_types::{
+    Timestamp,
+    digest::Digest,
+    error::{Error, Result},
+    id::TokenId,
+    name::Name,
+    token::{JoinToken, Role, Scope, Token},
+    wire::{Secret, TokenCreate},
+};
+use sha2::Digest as _;
+
+use super::{App, ctx::Ctx, list::Listing};
+use crate::state::{keys::Kind, repo::Plan};
+
+/// How long a join token works, in hours.
+pub const JOIN_HOURS: i64 = 24;
+
+/// How tokens are listed.
+pub const LISTING: Listing<Token, Token> = Listing {
+    kinds: &[Kind::Token],
+    table: |state| &state.tokens,
+    shared: None,
+    view: |_, doc, _| Token::clone(&doc.value),
+};
+
+/// The name a secret is kept under.
+pub(crate) fn digest(secret: &str) -> Digest {
+    Digest(sha2::Sha256::digest(secret).into())
+}
+
+impl App {
+    /// 256 random bits as text.
+    pub(crate) fn secret(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.env.random::<32>())
+    }
+
+    /// Makes a token for the call's project, or for the whole cloud.
+    ///
+    /// # Errors
+    /// `Forbidden` for who would give more than they have.
+    pub async fn create_token(&self, ctx: &Ctx, request: &TokenCreate) -> Result<Secret> {
+        no_replay(ctx)?;
+        let secret = format!("hull_{}", self.secret());
+        let now = self.env.now();
+        let expires_at = request.expires_in_days.map(|days| later(now, i64::from(days) * 24)).transpose()?;
+        let done = self
+            .plan(ctx, |state, call| {
+                let scope = if request.system {
+                    ctx.caller.system(Role::Admin)?;
+                    Scope::System
+                } else {
+                    Scope::Project(ctx.project_for(Role::Admin, state)?.id)
+                };
+                let token = Token {
+                    id: call.id(),
+                    name: request.name.clone(),
+                    secret_digest: digest(&secret),
+                    role: request.role,
+                    scope,
+                    created_at: call.now,
+                    expires_at,
+                };
+                let mut plan = Plan::default();
+                plan.put(Kind::Token.key(token.id.0), &token)?;
+                let message = format!("made for {}", request.name);
+                let event = hull_core::event::about(
+                    call,
+                    None,
+                    ("token", token.id.0, token.name.as_str()),
+                    "token.create",
+                    message,
+                );
+                plan.put(Kind::Event.key(event.id.0), &event)?;
+                Ok((plan, ()))
+            })
+            .await;
+        done.map(|_| Secret { secret, expires_at })
+    }
+
+    /// Whether a caller's listing shows this token.
+    pub fn lists_token(ctx: &Ctx, token: &Token) -> bool {
+        match (ctx.caller.scope, token.scope) {
+            (Scope::System, _) => true,
+            (Scope::Project(own), Scope::Project(of)) => own == of,
+            (Scope::Project(_), Scope::System) => false,
+        }
+    }
+
+    /// One token.
+    ///
+    /// # Errors
+    /// `Forbidden` but for admins; `NotFound`.
+    pub fn token(&self, ctx: &Ctx, text: &str) -> Result<Token> {
+        ctx.caller.at_least(Role::Admin)?;
+        self.cache.read(|state| Ok(Token::clone(&find(ctx, state, text)?.value)))
+    }
+
+    /// Revokes a token, at once.
+    ///
+    /// # Errors
+    /// `Forbidden` but for admins; `NotFound`.
+    pub async fn delete_token(&self, ctx: &Ctx, text: &str) -> Result<()> {
+        ctx.caller.at_least(Role::Admin)?;
+        self.plan(ctx, |state, call| {
+            let token = find(ctx, state, text)?;
+            let mut plan = Plan::default();
+            plan.delete(Kind::Token.key(token.id.0));
+            let about = ("token", token.id.0, token.name.as_str());
+            let event = hull_core::event::about(call, None, about, "token.delete", "revoked");
+            plan.put(Kind::Event.key(event.id.0), &event)?;
+            Ok((plan, ()))
+        })
+        .await
+        .map(|done| done.answer)
+    }
+
+    /// Makes a secret by which hosts may join, for [`JOIN_HOURS`].
+    ///
+    /// # Errors
+    /// `Forbidden` but for system admins.
+    pub async fn create_join_token(&self, ctx: &Ctx) -> Result<Secret> {
+        ctx.caller.system(Role::Admin)?;
+        no_replay(ctx)?;
+        let secret = self.secret();
+        let expires_at = later(self.env.now(), JOIN_HOURS)?;
+        self.plan(ctx, |_, call| {
+            let join = JoinToken { id: call.id(), secret_digest: digest(&secret), created_at: call.now, expires_at };
+            let mut plan = Plan::default();
+            plan.put(Kind::Join.key(join.id.0), &join)?;
+            Ok((plan, ()))
+        })
+        .await?;
+        Ok(Secret { secret, expires_at: Some(expires_at) })
+    }
+
+    /// Whether hosts may join by this secret now.
+    ///
+    /// # Errors
+    /// `Unauthenticated`.
+    pub fn admits(&self, join_secret: &str) -> Result<TokenId> {
+        let (wanted, now) = (digest(join_secret), self.env.now());
+        self.cache
+            .read(|state| state.joins.iter().find(|join| join.secret_digest == wanted && now < join.expires_at).map(|j| j.id))
+            .ok_or_else(|| {
+                Error::unauthenticated("the join token is unknown or has expired; make a new one with `hull node token`")
+            })
+    }
+
+    /// Makes the first system admin's token where there is no token at all; answers its secret then.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn first_token(&self, name: &Name) -> Result<Option<String>> {
+        if self.cache.read(|state| !state.tokens.is_empty()) {
+            return Ok(None);
+        }
+        let ctx = Ctx::of(super::ctx::Caller::SERVER);
+        let request = TokenCreate { name: name.clone(), role: Role::Admin, system: true, expires_in_days: None };
+        self.create_token(&ctx, &request).await.map(|made| Some(made.secret))
+    }
+}
+
+fn find<'a>(
+    ctx: &Ctx,
+    state: &'a crate::state::view::State,
+    text: &str,
+) -> Result<&'a crate::state::table::Doc<Token>> {
+    // Tokens' names need not be unique, so only ids name them.
+    let token = text.parse::<TokenId>().ok().and_then(|id| state.tokens.get(id));
+    token.filter(|token| App::lists_token(ctx, token)).ok_or_else(|| super::ctx::missing::<Token>(text, None))
+}
+
+fn no_replay(ctx: &Ctx) -> Result<()> {
+    match ctx.replay {
+        // A stored answer would keep the secret, which is to be seen once and kept nowhere.
+        Some(_) => Err(Error::invalid("secrets are not made under an Idempotency-Key; leave it out").at("Idempotency-Key")),
+        None => Ok(()),
+    }
+}
+
+fn later(now: Timestamp, hours: i64) -> Result<Timestamp> {
+    now.checked_add(jiff::SignedDuration::from_hours(hours)).map_err(|_| Error::invalid("that expiry is too far away"))
+}

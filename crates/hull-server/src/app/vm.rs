@@ -1,0 +1,315 @@
+//! VMs: names become documents here, `hull_core::vm` decides, views are put together.
+
+use hull_core::{
+    call::Call,
+    change::Changes,
+    ipam::NetworkUse,
+    vm::{
+        action::{Acting, act},
+        create::{Create, Kernel, Nic, create},
+        delete::{Deleting, delete},
+        state::{Seen, Standing, standing},
+        update::update,
+    },
+};
+use hull_types::{
+    Timestamp,
+    error::{Error, Result},
+    id::{SecurityGroupId, VmId},
+    image::Image,
+    keypair::Keypair,
+    network::{Network, Port},
+    token::Role,
+    vm::{Placement, Vm, VmStatus},
+    wire::{DirectBootRequest, List, VmAction, VmAddress, VmCreate, VmUpdate, VmView},
+};
+
+use super::{App, ctx::Ctx, flavor, image, list::Listing, network, node, project::usage};
+use crate::state::{keys::Kind, table::Doc, view::State};
+
+/// How VMs are listed.
+pub const LISTING: Listing<Vm, VmView> =
+    Listing { kinds: &[Kind::Vm, Kind::Placement, Kind::VmStatus], table: |state| &state.vms, shared: None, view };
+
+/// What people see of a VM.
+pub(crate) fn stands(state: &State, vm: &Doc<Vm>, now: Timestamp) -> Standing {
+    look(state, vm, now, standing)
+}
+
+/// Everything there is to know of a VM, for a look.
+pub(crate) fn look<T>(state: &State, vm: &Doc<Vm>, now: Timestamp, look: impl FnOnce(&Seen<'_>) -> T) -> T {
+    let placement = state.placement(vm.id).map(|placement| &*placement.value);
+    look(&Seen {
+        vm,
+        revision: vm.revision,
+        placement,
+        status: state.status(vm.id).map(|status| &*status.value),
+        node: placement.and_then(|placement| placement.node).and_then(|node| node::seen(state, node)),
+        now,
+    })
+}
+
+fn view(state: &State, vm: &Doc<Vm>, now: Timestamp) -> VmView {
+    let stands = stands(state, vm, now);
+    VmView {
+        state: stands.state,
+        reason: stands.reason,
+        settled: stands.settled,
+        addresses: vm.ports.iter().filter_map(|&port| state.ports.get(port)).flat_map(|port| addresses(state, port)).collect(),
+        placement: state.placement(vm.id).map(|placement| Placement::clone(&placement.value)),
+        status: state.status(vm.id).map(|status| VmStatus::clone(&status.value)),
+        revision: vm.revision,
+        vm: public(vm),
+    }
+}
+
+/// The document without its user data, which may hold secrets and is large.
+fn public(vm: &Vm) -> Vm {
+    Vm { user_data: None, ..vm.clone() }
+}
+
+fn addresses<'a>(state: &'a State, port: &'a Port) -> impl Iterator<Item = VmAddress> + 'a {
+    let network = state.networks.get(port.network);
+    network.into_iter().flat_map(move |network| {
+        port.addresses.iter().map(move |fixed| VmAddress {
+            network: network.meta.name.clone(),
+            address: fixed.address,
+            mac: port.mac,
+        })
+    })
+}
+
+/// A new VM, before anyone has placed it.
+fn newborn(state: &State, vm: &Vm, changes: &Changes, now: Timestamp) -> VmView {
+    let seen = Seen { vm, revision: 0, placement: None, status: None, node: None, now };
+    let Standing { state: shown, reason, settled } = standing(&seen);
+    let ports = changes.writes.iter().filter_map(|write| match write {
+        hull_core::change::Write::PutPort(port) if port.vm == Some(vm.id) => Some(port.as_ref()),
+        _ => None,
+    });
+    VmView {
+        state: shown,
+        reason,
+        settled,
+        addresses: ports.flat_map(|port| addresses(state, port)).collect(),
+        placement: None,
+        status: None,
+        revision: 0,
+        vm: public(vm),
+    }
+}
+
+/// Where a VM and its ports stand, for deleting.
+pub(crate) fn deleting<T>(state: &State, vm: &Vm, decide: impl FnOnce(&Deleting<'_>) -> T) -> T {
+    let ports: Vec<Port> =
+        vm.ports.iter().filter_map(|&port| state.ports.get(port)).map(|port| Port::clone(&port.value)).collect();
+    let placement = state.placement(vm.id).map(|placement| &*placement.value);
+    decide(&Deleting { vm, placement, ports: &ports, usage: usage(state, vm.meta.project) })
+}
+
+/// A kernel as a request names it, found.
+pub(crate) fn kernel<'a>(ctx: &Ctx, state: &'a State, wanted: &'a DirectBootRequest, field: &str) -> Result<Kernel<'a>> {
+    let at = |text: &str, part: &str| match image::find(ctx, state, text) {
+        Ok(image) => Ok(&*image.value),
+        Err(error) => Err(error.at(format!("{field}/{part}"))),
+    };
+    Ok(Kernel {
+        kernel: at(&wanted.kernel, "kernel")?,
+        initrd: wanted.initrd.as_deref().map(|text| at(text, "initrd")).transpose()?,
+        cmdline: &wanted.cmdline,
+    })
+}
+
+/// A NIC as a request names it: its network, addresses wanted, MAC wanted.
+struct Wanted<'a> {
+    network: &'a Network,
+    used: NetworkUse,
+    request: Option<&'a hull_types::wire::NicRequest>,
+}
+
+fn nics<'a>(ctx: &Ctx, state: &'a State, request: &'a VmCreate) -> Result<Vec<Wanted<'a>>> {
+    let find = |text: &str, request| {
+        let network = network::find(ctx, state, text)?;
+        let used = state.network_use(network.id).cloned().unwrap_or_default();
+        Ok(Wanted { network, used, request })
+    };
+    match &request.nics {
+        None => Ok(vec![find(hull_core::network::DEFAULT, None)?]),
+        Some(nics) => {
+            let wanted = nics.iter().enumerate();
+            let found = wanted.map(|(at, nic)| {
+                find(&nic.network, Some(nic)).map_err(|e: Error| e.at(format!("/nics/{at}/network")))
+            });
+            found.collect()
+        }
+    }
+}
+
+fn decide_create(
+    ctx: &Ctx,
+    state: &State,
+    request: &VmCreate,
+    call: &mut Call<'_>,
+) -> Result<(Changes, List<VmView>)> {
+    let project = ctx.project_for(Role::Member, state)?;
+    let image = |text: &str| image::find(ctx, state, text).map_err(|e| e.at("/image"));
+    let keypairs = request.keypairs.iter().enumerate().map(|(at, text)| {
+        ctx.find(&state.keypairs, text, state).map(|doc| &*doc.value).map_err(|e| e.at(format!("/keypairs/{at}")))
+    });
+    let keypairs = keypairs.collect::<Result<Vec<&Keypair>>>()?;
+    let groups: Vec<SecurityGroupId> =
+        state.groups.named(Some(project.id), hull_core::network::DEFAULT).map(|group| group.id).into_iter().collect();
+    let wanted = nics(ctx, state, request)?;
+    let nics: Vec<Nic<'_>> = wanted
+        .iter()
+        .map(|nic| Nic {
+            network: nic.network,
+            used: &nic.used,
+            addresses: nic.request.map_or(&[], |request| request.addresses.as_slice()),
+            mac: nic.request.and_then(|request| request.mac),
+            security_groups: &groups,
+        })
+        .collect();
+    let flavor = request.flavor.as_deref();
+    let changes = create(
+        &Create {
+            request,
+            project,
+            usage: usage(state, project.id),
+            image: request.image.as_deref().map(image).transpose()?.map(|image| &*image.value),
+            kernel: request.kernel.as_ref().map(|wanted| kernel(ctx, state, wanted, "/kernel")).transpose()?,
+            flavor: flavor.map(|text| flavor::find(state, text).map_err(|e| e.at("/flavor"))).transpose()?.map(|f| &*f.value),
+            keypairs: &keypairs,
+            nics: &nics,
+            nodes: &node::candidates(state),
+        },
+        call,
+    )?;
+    let items = changes.vms().map(|vm| newborn(state, vm, &changes, call.now)).collect();
+    Ok((changes, List { items, next: None, revision: 0 }))
+}
+
+fn decide_act(ctx: &Ctx, state: &State, text: &str, action: &VmAction, call: &mut Call<'_>) -> Result<(Changes, VmId)> {
+    let vm = ctx.find(&state.vms, text, state)?;
+    ctx.matches(vm.revision)?;
+    let project = state.projects.get(vm.meta.project).ok_or_else(|| Error::internal("the VM's project is gone"))?;
+    let flavor = match action {
+        VmAction::Resize { flavor: Some(text), .. } => Some(flavor::find(state, text).map_err(|e| e.at("/flavor"))?),
+        _ => None,
+    };
+    let image: Option<&Doc<Image>> = match action {
+        VmAction::Rebuild { image } | VmAction::Rescue { image } => match (image, &vm.boot.image) {
+            (Some(text), _) => Some(image::find(ctx, state, text).map_err(|e| e.at("/image"))?),
+            (None, Some(own)) => state.images.get(own.id),
+            (None, None) => None,
+        },
+        _ => None,
+    };
+    let nodes = node::candidates(state);
+    let placed = state.placement(vm.id).and_then(|placement| placement.node);
+    let plan = Acting {
+        vm,
+        standing: &stands(state, vm, call.now),
+        action,
+        project,
+        usage: usage(state, project.id),
+        flavor: flavor.map(|flavor| &*flavor.value),
+        image: image.map(|image| &*image.value),
+        nodes: &nodes,
+        node: placed.and_then(|id| nodes.iter().find(|node| node.id == id)),
+    };
+    Ok((act(&plan, call)?, vm.id))
+}
+
+impl App {
+    /// One VM.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn vm(&self, ctx: &Ctx, text: &str) -> Result<VmView> {
+        let now = self.env.now();
+        self.cache.read(|state| ctx.find(&state.vms, text, state).map(|vm| view(state, vm, now)))
+    }
+
+    /// The user data a VM was given, base64; only for who may change it.
+    ///
+    /// # Errors
+    /// `Forbidden`, `NotFound`.
+    pub fn user_data(&self, ctx: &Ctx, text: &str) -> Result<Option<String>> {
+        ctx.caller.at_least(Role::Member)?;
+        self.cache.read(|state| ctx.find(&state.vms, text, state).map(|vm| vm.user_data.clone()))
+    }
+
+    /// Makes one VM, or `count` of them, or none.
+    ///
+    /// # Errors
+    /// `Forbidden`; `NotFound` for what the request names; the decision's.
+    pub async fn create_vms(&self, ctx: &Ctx, request: &VmCreate) -> Result<List<VmView>> {
+        let project = self.cache.read(|state| ctx.project_for(Role::Member, state).map(|project| project.id))?;
+        let _turn = self.turn(project).await;
+        Ok(self.change(ctx, |state, call| decide_create(ctx, state, request, call)).await?.revised())
+    }
+
+    /// Changes a VM's name, texts or policy.
+    ///
+    /// # Errors
+    /// `Forbidden`; `NotFound`; `PreconditionFailed`; the decision's.
+    pub async fn update_vm(&self, ctx: &Ctx, text: &str, wanted: &VmUpdate) -> Result<VmView> {
+        ctx.caller.at_least(Role::Member)?;
+        let done = self
+            .change(ctx, |state, call| {
+                let vm = ctx.find(&state.vms, text, state)?;
+                ctx.matches(vm.revision)?;
+                Ok((update(vm, wanted, call)?, vm.id))
+            })
+            .await?;
+        self.vm(ctx, &done.answer.to_string())
+    }
+
+    /// Acts on a VM: the wish is written; its node catches up with it.
+    ///
+    /// # Errors
+    /// `Forbidden`; `NotFound`; `PreconditionFailed`; the decision's.
+    pub async fn act_on_vm(&self, ctx: &Ctx, text: &str, action: &VmAction) -> Result<VmView> {
+        ctx.caller.at_least(Role::Member)?;
+        let project = self.cache.read(|state| ctx.find(&state.vms, text, state).map(|vm| vm.meta.project))?;
+        // Only a resize takes from the quota.
+        let _turn = match action {
+            VmAction::Resize { .. } => Some(self.turn(project).await),
+            _ => None,
+        };
+        let done = self.change(ctx, |state, call| decide_act(ctx, state, text, action, call)).await?;
+        self.vm(ctx, &done.answer.to_string())
+    }
+
+    /// Asks for a VM's deletion. It is accepted in every state but locked.
+    ///
+    /// # Errors
+    /// `Forbidden`; `NotFound`; `PreconditionFailed`; `Conflict` where it is locked.
+    pub async fn delete_vm(&self, ctx: &Ctx, text: &str) -> Result<()> {
+        ctx.caller.at_least(Role::Member)?;
+        self.change(ctx, |state, call| {
+            let vm = ctx.find(&state.vms, text, state)?;
+            ctx.matches(vm.revision)?;
+            Ok((deleting(state, vm, |plan| delete(plan, call))?, ()))
+        })
+        .await
+        .map(|done| done.answer)
+    }
+
+    /// The node a VM is on, for a call that needs it now.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` where it is on none.
+    pub(crate) fn node_of(&self, ctx: &Ctx, text: &str) -> Result<(hull_types::id::NodeId, VmId)> {
+        self.cache.read(|state| {
+            let vm = ctx.find(&state.vms, text, state)?;
+            let node = state.placement(vm.id).and_then(|placement| placement.node);
+            let name = &vm.meta.name;
+            let node = node.ok_or_else(|| {
+                Error::conflict(format!("VM {name} is on no node yet; `hull explain vm {name}` says why"))
+            })?;
+            Ok((node, vm.id))
+        })
+    }
+}

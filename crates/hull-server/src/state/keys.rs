@@ -1,0 +1,130 @@
+//! Where each document lies in the store. The table in `ARCHITECTURE.md` is made of these.
+
+use std::net::IpAddr;
+
+use hull_types::{
+    id::{NetworkId, ProjectId, TokenId},
+    name::Name,
+    network::Mac,
+};
+use uuid::Uuid;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $prefix:literal;)*) => {
+        /// The kinds of documents kept one per id.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Kind {$(
+            $(#[$doc])*
+            $kind,
+        )*}
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$kind),*];
+
+            /// The first segment of its keys.
+            pub const fn prefix(self) -> &'static str {
+                match self {$(Self::$kind => $prefix,)*}
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Projects.
+    Project = "project";
+    /// Flavors.
+    Flavor = "flavor";
+    /// Keypairs.
+    Keypair = "keypair";
+    /// Images.
+    Image = "image";
+    /// What was said of an image's bytes before they came, by image.
+    Promise = "image-promise";
+    /// Networks.
+    Network = "network";
+    /// Security groups.
+    SecurityGroup = "security-group";
+    /// Ports.
+    Port = "port";
+    /// What users want of VMs.
+    Vm = "vm";
+    /// Where VMs shall be, by VM.
+    Placement = "placement";
+    /// What nodes say of VMs, by VM.
+    VmStatus = "vm-status";
+    /// Nodes.
+    Node = "node";
+    /// What nodes say of themselves, by node.
+    NodeStatus = "node-status";
+    /// Nodes that answer, by node; under leases.
+    NodeLease = "node-lease";
+    /// What projects hold, by project.
+    Usage = "usage";
+    /// History.
+    Event = "event";
+    /// API tokens.
+    Token = "token";
+    /// Join tokens.
+    Join = "join";
+}
+
+impl Kind {
+    /// The key of one document.
+    pub fn key(self, id: Uuid) -> String {
+        format!("{}/{id}", self.prefix())
+    }
+
+    /// Takes a key apart; `None` for keys that are not documents (names, addresses, replays).
+    pub fn parse(key: &str) -> Option<(Self, Uuid)> {
+        let (prefix, id) = key.split_once('/')?;
+        let kind = Self::ALL.iter().copied().find(|kind| kind.prefix() == prefix)?;
+        Some((kind, Uuid::parse_str(id).ok()?))
+    }
+}
+
+/// The key that keeps a name unique in its project, or in the cloud for nouns without one.
+pub fn name(kind: &str, project: Option<ProjectId>, name: &Name) -> String {
+    match project {
+        Some(project) => format!("name/{kind}/{project}/{name}"),
+        None => format!("name/{kind}/-/{name}"),
+    }
+}
+
+/// The key that keeps an address unique in its network.
+pub fn address(network: NetworkId, address: IpAddr) -> String {
+    format!("address/{network}/{address}")
+}
+
+/// The key that keeps a MAC unique in its network.
+pub fn mac(network: NetworkId, mac: Mac) -> String {
+    format!("mac/{network}/{mac}")
+}
+
+/// The prefix of all replays.
+pub const REPLAYS: &str = "idempotency/";
+
+/// The key of one replay. Callers over the local socket have no token and share one space.
+pub fn replay(token: Option<TokenId>, key: &str) -> String {
+    match token {
+        Some(token) => format!("{REPLAYS}{token}/{key}"),
+        None => format!("{REPLAYS}-/{key}"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn document_keys_come_apart_as_they_were_made() {
+        let id = Uuid::now_v7();
+        for &kind in Kind::ALL {
+            assert_eq!(Kind::parse(&kind.key(id)), Some((kind, id)));
+        }
+        assert_eq!(Kind::parse("name/vm/-/a"), None);
+        assert_eq!(Kind::parse("vm/not-an-id"), None);
+        assert_eq!(Kind::parse("vm"), None);
+    }
+}

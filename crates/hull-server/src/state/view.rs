@@ -1,0 +1,346 @@
+//! All that the store holds, as typed values with the indexes that reads need. Plain data: it changes only by
+//! [`State::apply`], one committed transaction after another.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use hull_core::{ipam::NetworkUse, placement::Room};
+use hull_store::{Change, StoreError};
+use hull_types::{
+    digest::Digest,
+    event::Event,
+    flavor::{Flavor, Resources},
+    id::{ImageId, NetworkId, NodeId, ProjectId, VmId},
+    image::Image,
+    keypair::Keypair,
+    network::{Network, Port, SecurityGroup},
+    node::{Node, NodeStatus},
+    project::{Project, Usage},
+    token::{JoinToken, Token},
+    vm::{Placement, Vm, VmStatus},
+};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::{
+    keys::Kind,
+    table::{Doc, Noun, Table},
+};
+use crate::app::image::Promise;
+
+/// What is placed on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// VMs.
+    pub vms: u64,
+    /// Their sizes, summed.
+    pub room: Room,
+}
+
+impl Load {
+    fn add(&mut self, size: &Resources) {
+        self.vms += 1;
+        self.room = self.room.plus(Room::of(size));
+    }
+
+    fn sub(&mut self, size: &Resources) {
+        self.vms = self.vms.saturating_sub(1);
+        self.room = self.room.minus(Room::of(size));
+    }
+}
+
+/// One document that changed, as watchers of a noun follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// The transaction.
+    pub revision: u64,
+    /// What kind of document.
+    pub kind: Kind,
+    /// Whose.
+    pub id: Uuid,
+    /// The owner's project, where it has one.
+    pub project: Option<ProjectId>,
+    /// Whether it went away.
+    pub deleted: bool,
+}
+
+/// All documents.
+#[derive(Debug, Default)]
+#[allow(missing_docs, reason = "the fields are the nouns")]
+pub struct State {
+    pub projects: Table<Project>,
+    pub flavors: Table<Flavor>,
+    pub keypairs: Table<Keypair>,
+    pub images: Table<Image>,
+    pub networks: Table<Network>,
+    pub groups: Table<SecurityGroup>,
+    pub ports: Table<Port>,
+    pub vms: Table<Vm>,
+    pub nodes: Table<Node>,
+    pub events: Table<Event>,
+    pub tokens: Table<Token>,
+    pub joins: Table<JoinToken>,
+    placements: HashMap<Uuid, Doc<Placement>>,
+    statuses: HashMap<Uuid, Doc<VmStatus>>,
+    node_statuses: HashMap<Uuid, Doc<NodeStatus>>,
+    alive: BTreeSet<Uuid>,
+    usages: HashMap<Uuid, Doc<Usage>>,
+    promises: HashMap<Uuid, Doc<Promise>>,
+    loads: HashMap<Uuid, Load>,
+    by_node: BTreeMap<Uuid, BTreeSet<Uuid>>,
+    unplaced: BTreeSet<Uuid>,
+    by_network: BTreeMap<Uuid, BTreeSet<Uuid>>,
+    network_uses: HashMap<Uuid, NetworkUse>,
+    by_image: HashMap<Digest, u64>,
+    secrets: HashMap<Digest, Uuid>,
+}
+
+impl State {
+    /// Where a VM shall be.
+    pub fn placement(&self, vm: VmId) -> Option<&Doc<Placement>> {
+        self.placements.get(&vm.0)
+    }
+
+    /// What its node says of a VM.
+    pub fn status(&self, vm: VmId) -> Option<&Doc<VmStatus>> {
+        self.statuses.get(&vm.0)
+    }
+
+    /// What a node says of itself.
+    pub fn node_status(&self, node: NodeId) -> Option<&Doc<NodeStatus>> {
+        self.node_statuses.get(&node.0)
+    }
+
+    /// Whether a node answers: its lease lives.
+    pub fn answers(&self, node: NodeId) -> bool {
+        self.alive.contains(&node.0)
+    }
+
+    /// What a project holds.
+    pub fn usage(&self, project: ProjectId) -> Option<&Doc<Usage>> {
+        self.usages.get(&project.0)
+    }
+
+    /// What was said of an image's bytes before they came.
+    pub fn promise(&self, image: ImageId) -> Option<&Promise> {
+        self.promises.get(&image.0).map(|promise| &*promise.value)
+    }
+
+    /// What is placed on a node.
+    pub fn load(&self, node: NodeId) -> Load {
+        self.loads.get(&node.0).copied().unwrap_or_default()
+    }
+
+    /// The VMs placed on a node.
+    pub fn vms_on(&self, node: NodeId) -> impl Iterator<Item = VmId> + '_ {
+        self.by_node.get(&node.0).into_iter().flatten().map(|&id| VmId(id))
+    }
+
+    /// The VMs without a node.
+    pub fn unplaced(&self) -> impl Iterator<Item = VmId> + '_ {
+        self.unplaced.iter().map(|&id| VmId(id))
+    }
+
+    /// The ports of a network.
+    pub fn ports_of(&self, network: NetworkId) -> impl Iterator<Item = &Doc<Port>> + '_ {
+        self.by_network.get(&network.0).into_iter().flatten().filter_map(|&id| self.ports.get(id))
+    }
+
+    /// The addresses and MACs ports of a network hold.
+    pub fn network_use(&self, network: NetworkId) -> Option<&NetworkUse> {
+        self.network_uses.get(&network.0)
+    }
+
+    /// How many VMs use these bytes as root disk, kernel, initrd or rescue system.
+    pub fn users_of(&self, content: &Digest) -> u64 {
+        self.by_image.get(content).copied().unwrap_or_default()
+    }
+
+    /// The token whose secret has this digest.
+    pub fn token_by_secret(&self, digest: &Digest) -> Option<&Doc<Token>> {
+        self.tokens.get(*self.secrets.get(digest)?)
+    }
+
+    /// Takes over one change. Keys that are no documents are skipped.
+    ///
+    /// # Errors
+    /// Where a value is not the document its key promises; the state is as before.
+    pub fn apply(&mut self, change: &Change, revision: u64) -> Result<Vec<Changed>, StoreError> {
+        let Some((kind, id)) = Kind::parse(change.key()) else { return Ok(Vec::new()) };
+        let deleted = matches!(change, Change::Delete(_));
+        let mut project = None;
+        match kind {
+            Kind::Project => project = table(&mut self.projects, change, id)?.or(Some(ProjectId(id))),
+            Kind::Flavor => project = table(&mut self.flavors, change, id)?,
+            Kind::Keypair => project = table(&mut self.keypairs, change, id)?,
+            Kind::Image => project = table(&mut self.images, change, id)?,
+            Kind::Network => project = table(&mut self.networks, change, id)?,
+            Kind::SecurityGroup => project = table(&mut self.groups, change, id)?,
+            Kind::Node => project = table(&mut self.nodes, change, id)?,
+            Kind::Event => project = table(&mut self.events, change, id)?,
+            Kind::Join => project = table(&mut self.joins, change, id)?,
+            Kind::Token => self.apply_token(change, id)?,
+            Kind::Port => project = self.apply_port(change, id)?,
+            Kind::Vm => project = self.apply_vm(change, id)?,
+            Kind::Placement => self.placing(id, |state| side(&mut state.placements, change, id))?,
+            Kind::VmStatus => side(&mut self.statuses, change, id)?,
+            Kind::NodeStatus => side(&mut self.node_statuses, change, id)?,
+            Kind::Promise => side(&mut self.promises, change, id)?,
+            Kind::Usage => side(&mut self.usages, change, id)?,
+            Kind::NodeLease => {
+                if deleted {
+                    self.alive.remove(&id);
+                } else {
+                    self.alive.insert(id);
+                }
+            }
+        }
+        if matches!(kind, Kind::Placement | Kind::VmStatus) {
+            project = self.vms.get(id).map(|vm| vm.meta.project);
+        }
+        let mut changed = vec![Changed { revision, kind, id, project, deleted }];
+        if kind == Kind::NodeLease {
+            // Whether a node answers is part of what is known of each of its VMs.
+            changed.extend(self.vms_on(NodeId(id)).map(|vm| Changed {
+                revision,
+                kind: Kind::VmStatus,
+                id: vm.0,
+                project: self.vms.get(vm).map(|vm| vm.meta.project),
+                deleted: false,
+            }));
+        }
+        Ok(changed)
+    }
+
+    fn apply_token(&mut self, change: &Change, id: Uuid) -> Result<(), StoreError> {
+        let old = self.tokens.get(id).map(|token| token.secret_digest);
+        table(&mut self.tokens, change, id)?;
+        if let Some(old) = old {
+            self.secrets.remove(&old);
+        }
+        if let Some(token) = self.tokens.get(id) {
+            self.secrets.insert(token.secret_digest, id);
+        }
+        Ok(())
+    }
+
+    fn apply_port(&mut self, change: &Change, id: Uuid) -> Result<Option<ProjectId>, StoreError> {
+        let old = self.ports.get(id).cloned();
+        let project = table(&mut self.ports, change, id)?;
+        if let Some(old) = old {
+            let network = old.network.0;
+            remove(&mut self.by_network, network, &id);
+            if let Some(held) = self.network_uses.get_mut(&network) {
+                old.addresses.iter().for_each(|fixed| _ = held.addresses.remove(&fixed.address));
+                held.macs.remove(&old.mac);
+            }
+        }
+        if let Some(new) = self.ports.get(id) {
+            let network = new.network.0;
+            self.by_network.entry(network).or_default().insert(id);
+            let held = self.network_uses.entry(network).or_default();
+            held.addresses.extend(new.addresses.iter().map(|fixed| fixed.address));
+            held.macs.insert(new.mac);
+        }
+        Ok(project)
+    }
+
+    fn apply_vm(&mut self, change: &Change, id: Uuid) -> Result<Option<ProjectId>, StoreError> {
+        let old = self.vms.get(id).map(|vm| contents(vm)).unwrap_or_default();
+        let project = self.placing(id, |state| table(&mut state.vms, change, id))?;
+        for digest in old {
+            if let Some(users) = self.by_image.get_mut(&digest) {
+                *users -= 1;
+                if *users == 0 {
+                    self.by_image.remove(&digest);
+                }
+            }
+        }
+        for digest in self.vms.get(id).map(|vm| contents(vm)).unwrap_or_default() {
+            *self.by_image.entry(digest).or_default() += 1;
+        }
+        Ok(project)
+    }
+
+    /// Makes a change of one VM's wish or placement and keeps the indexes that follow from the two together.
+    fn placing<T>(
+        &mut self,
+        id: Uuid,
+        change: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Some((node, size)) = self.share(id) {
+            self.loads.entry(node).or_default().sub(&size);
+            remove(&mut self.by_node, node, &id);
+        }
+        let outcome = change(self);
+        match self.share(id) {
+            Some((node, size)) => {
+                self.loads.entry(node).or_default().add(&size);
+                self.by_node.entry(node).or_default().insert(id);
+                self.unplaced.remove(&id);
+            }
+            None if self.vms.get(id).is_some() => _ = self.unplaced.insert(id),
+            None => _ = self.unplaced.remove(&id),
+        }
+        outcome
+    }
+
+    /// What a VM takes of which node.
+    fn share(&self, id: Uuid) -> Option<(Uuid, Resources)> {
+        let node = self.placements.get(&id)?.node?;
+        Some((node.0, self.vms.get(id)?.resources))
+    }
+}
+
+/// The image bytes a VM needs.
+fn contents(vm: &Vm) -> Vec<Digest> {
+    let kernel = vm.boot.kernel.as_ref();
+    let image = vm.boot.image.as_ref().map(|image| image.digest);
+    let rescue = vm.rescue.as_ref().map(|rescue| rescue.image.digest);
+    [image, rescue, kernel.map(|k| k.kernel), kernel.and_then(|k| k.initrd)].into_iter().flatten().collect()
+}
+
+fn remove(index: &mut BTreeMap<Uuid, BTreeSet<Uuid>>, key: Uuid, member: &Uuid) {
+    if let Some(members) = index.get_mut(&key) {
+        members.remove(member);
+        if members.is_empty() {
+            index.remove(&key);
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(change: &Change) -> Result<Option<Doc<T>>, StoreError> {
+    match change {
+        Change::Delete(_) => Ok(None),
+        Change::Put(entry) => {
+            let document = hull_store::json::parse(entry)?;
+            Ok(Some(Doc { value: Arc::new(document.value), revision: document.modified.0 }))
+        }
+    }
+}
+
+/// Changes a table; answers the owner of what was put or removed.
+fn table<T: Noun + DeserializeOwned>(
+    table: &mut Table<T>,
+    change: &Change,
+    id: Uuid,
+) -> Result<Option<ProjectId>, StoreError> {
+    match decode::<T>(change)? {
+        Some(new) => {
+            let project = new.project();
+            table.put(new.value, new.revision);
+            Ok(project)
+        }
+        None => Ok(table.remove(id).and_then(|old| old.project())),
+    }
+}
+
+fn side<T: DeserializeOwned>(map: &mut HashMap<Uuid, Doc<T>>, change: &Change, id: Uuid) -> Result<(), StoreError> {
+    match decode(change)? {
+        Some(new) => _ = map.insert(id, new),
+        None => _ = map.remove(&id),
+    }
+    Ok(())
+}
