@@ -285,3 +285,27 @@ pub struct ExecResult {
     /// Whether output was cut by the agent's limit.
     pub truncated: bool,
 }
+
+/// `POST /node/v1/join`: a host asks to be a node. It has checked that the server's CA has the fingerprint its join
+/// token pins, before it sends the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// The join token's secret, its last part.
+    pub secret: String,
+    /// The name it wants; a host that joins again under its name gets its old id.
+    pub name: crate::name::Name,
+    /// A certificate signing request (PKCS #10, PEM) for a key that never leaves the host.
+    pub request: String,
+}
+
+/// What a host that has joined keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// Its id.
+    pub node: NodeId,
+    /// Its certificate, PEM.
+    pub certificate: String,
+    /// The CA's certificate, PEM.
+    pub ca: String,
+}
