@@ -17,7 +17,33 @@
 //! The three traits are the border to the host: the simulator has its own implementations and runs the very same
 //! planner and tasks. Nothing in this crate knows of the server's store or API.
 
+pub mod host;
 pub mod hypervisor;
+pub mod link;
 pub mod network;
+pub mod node;
 pub mod plan;
 pub mod storage;
+pub mod vm;
+
+pub use node::{Drivers, Node, NodeConfig, NodeHandle};
+
+use std::path::Path;
+
+use hull_types::error::{Error, Result};
+
+/// Runs file work on a thread of its own, so that no task waits for a disk.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|e| Err(Error::internal(format!("file work did not finish: {e}"))))
+}
+
+/// An I/O error with what was done to which path; a full disk says so.
+pub(crate) fn io_error(act: &str, path: &Path, error: &std::io::Error) -> Error {
+    let detail = format!("cannot {act} {}: {error}", path.display());
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error::insufficient(detail),
+        std::io::ErrorKind::NotFound => Error::not_found(detail),
+        _ => Error::internal(detail),
+    }
+}

@@ -7,6 +7,13 @@ use hull_types::{digest::Digest, error::Result, id::VmId, image::ImageContent, n
 
 use crate::{hypervisor::DiskSpec, network::GuestMetadata};
 
+mod cache;
+mod local;
+mod seed;
+
+pub use cache::ImageCache;
+pub use local::LocalDisks;
+
 /// Brings an image's bytes to this host.
 #[async_trait]
 pub trait ImageSource: Send + Sync + 'static {

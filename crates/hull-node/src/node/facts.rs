@@ -1,0 +1,131 @@
+//! What a node says of itself.
+
+use hull_types::{
+    Timestamp,
+    error::Error,
+    id::NodeId,
+    node::{NodeCondition, NodeFacts, NodeStatus},
+    reason::{Reason, ReasonCode},
+    units::Bytes,
+    vm::Accel,
+};
+
+use crate::{host::HostFacts, hypervisor::HypervisorFacts};
+
+/// All a status is made of.
+pub(crate) struct Known<'a> {
+    pub(crate) node: NodeId,
+    pub(crate) hull_version: &'a str,
+    pub(crate) memory_reserved: Bytes,
+    pub(crate) host: &'a HostFacts,
+    /// None until the hypervisor has said what it can do.
+    pub(crate) hypervisor: Option<&'a Result<HypervisorFacts, Error>>,
+    pub(crate) disk_free: Bytes,
+    pub(crate) now: Timestamp,
+}
+
+/// The status, with conditions keeping their beginning from the one before.
+pub(crate) fn status(known: &Known<'_>, before: Option<&NodeStatus>) -> NodeStatus {
+    let able = known.hypervisor.and_then(|facts| facts.as_ref().ok());
+    let facts = NodeFacts {
+        hostname: known.host.hostname.clone(),
+        hull_version: known.hull_version.to_owned(),
+        qemu_version: able.map(|facts| facts.version.clone()),
+        kernel: known.host.kernel.clone(),
+        cpus: known.host.cpus,
+        memory: known.host.memory,
+        memory_reserved: known.memory_reserved,
+        disk: known.host.disk,
+        accel: able.map_or(Accel::Tcg, |facts| facts.accel),
+        boot_id: known.host.boot_id.clone(),
+    };
+    let mut conditions = conditions(known);
+    for condition in &mut conditions {
+        let old = before.and_then(|before| before.conditions.iter().find(|old| old.name == condition.name));
+        condition.reason.since = old.map_or(known.now, |old| old.reason.since);
+    }
+    NodeStatus { node: known.node, facts, conditions, disk_free: known.disk_free, at: known.now }
+}
+
+fn conditions(known: &Known<'_>) -> Vec<NodeCondition> {
+    let condition = |name: &str, code, message: String| NodeCondition {
+        name: name.to_owned(),
+        warning: true,
+        reason: Reason::new(code, message, known.now),
+    };
+    let mut found = Vec::new();
+    match known.hypervisor {
+        Some(Err(error)) => found.push(condition(
+            "qemu-missing",
+            ReasonCode::HypervisorMissing,
+            format!("no VM can be started here: {}", error.detail),
+        )),
+        Some(Ok(HypervisorFacts { fallback: Some(why), .. })) => {
+            let message = format!("VMs run in software, many times slower than they could: {why}");
+            found.push(condition("accel-fallback", ReasonCode::Other, message));
+        }
+        Some(Ok(_)) | None => {}
+    }
+    let disk = known.host.disk;
+    if known.disk_free.0 < disk.0 / 20 || known.disk_free < Bytes::gib(1) {
+        let message = "less than 5 % or 1 GiB is free for VM disks; remove images or VMs, or add space".to_owned();
+        found.push(condition("disk-pressure", ReasonCode::DiskFull, message));
+    }
+    if known.host.memory_available.0 < known.host.memory.0 / 20 {
+        let message = "less than 5 % of memory is available; move or stop VMs".to_owned();
+        found.push(condition("memory-pressure", ReasonCode::OutOfMemory, message));
+    }
+    found
+}
+
+/// Whether two statuses tell the same, but for the time and what drifts with every write to a disk.
+pub(crate) fn same(one: &NodeStatus, other: &NodeStatus) -> bool {
+    let drifted = one.disk_free.0.abs_diff(other.disk_free.0) > Bytes::mib(256).0;
+    !drifted && NodeStatus { at: other.at, disk_free: other.disk_free, ..one.clone() } == *other
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn host() -> HostFacts {
+        HostFacts {
+            hostname: "h1".into(),
+            kernel: "6.1".into(),
+            cpus: 4,
+            memory: Bytes::gib(8),
+            memory_available: Bytes::gib(4),
+            disk: Bytes::gib(100),
+            boot_id: "b".into(),
+        }
+    }
+
+    fn names(hypervisor: Option<&Result<HypervisorFacts, Error>>, disk_free: Bytes, host: &HostFacts) -> Vec<String> {
+        let known = Known {
+            node: NodeId(uuid::Uuid::nil()),
+            hull_version: "0.1.0",
+            memory_reserved: Bytes::ZERO,
+            host,
+            hypervisor,
+            disk_free,
+            now: Timestamp::UNIX_EPOCH,
+        };
+        status(&known, None).conditions.into_iter().map(|condition| condition.name).collect()
+    }
+
+    #[test]
+    fn conditions_tell_what_needs_attention_and_nothing_else() {
+        let facts = |fallback: Option<&str>| {
+            let fallback = fallback.map(str::to_owned);
+            Ok(HypervisorFacts { version: "7.2".into(), accel: Accel::Tcg, fallback })
+        };
+        let free = Bytes::gib(50);
+        assert!(names(Some(&facts(None)), free, &host()).is_empty());
+        assert_eq!(names(Some(&facts(Some("no /dev/kvm"))), free, &host()), ["accel-fallback"]);
+        assert_eq!(names(Some(&Err(Error::not_found("no qemu"))), free, &host()), ["qemu-missing"]);
+        assert_eq!(names(Some(&facts(None)), Bytes::gib(3), &host()), ["disk-pressure"]);
+        let tight = HostFacts { memory_available: Bytes::mib(100), ..host() };
+        assert_eq!(names(Some(&facts(None)), free, &tight), ["memory-pressure"]);
+    }
+}
