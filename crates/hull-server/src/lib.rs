@@ -11,10 +11,15 @@
 //! Nothing here decides: decisions are `hull_core`'s. Nothing here remembers: the cache can be thrown away at any moment.
 //! Time, ids and randomness come in through [`env::Env`], so that the simulator runs this very code.
 
+pub mod api;
 pub mod app;
+pub mod controllers;
 pub mod env;
 pub mod hub;
 pub mod listen;
 pub mod metrics;
+mod server;
 pub mod state;
 pub mod tls;
+
+pub use server::{Config, Core, Server, ServerHandle};

@@ -5,8 +5,9 @@
 //! `importing`; the import controller begins again with what has a URL and fails the rest.
 
 use std::{
+    collections::HashSet,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -56,6 +57,9 @@ pub struct Promise {
     /// SHA-256 of the bytes as they come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Digest>,
+    /// Whether the URL may lead to addresses that are not public: it was an operator who gave it.
+    #[serde(default)]
+    pub operator: bool,
 }
 
 /// An image of the project's, or a public one. A name of the project's own comes first.
@@ -128,8 +132,8 @@ impl App {
     pub async fn create_image(&self, ctx: &Ctx, request: &ImageCreate) -> Result<Revised<Image>> {
         let project = self.cache.read(|state| ctx.project_for(Role::Member, state).map(|project| project.id))?;
         let _turn = self.turn(project).await;
-        let promise = Promise { format: request.format, checksum: request.checksum };
         let publisher = ctx.caller.system(Role::Admin).is_ok();
+        let promise = Promise { format: request.format, checksum: request.checksum, operator: publisher };
         let done = self
             .plan(ctx, |state, call| {
                 let project = ctx.project_for(Role::Member, state)?;
@@ -202,7 +206,8 @@ impl App {
     /// `Forbidden`; `NotFound`; `Conflict` where it has bytes or is getting some; what the import finds.
     pub async fn upload_image(&self, ctx: &Ctx, text: &str, source: Source) -> Result<Revised<Image>> {
         let id = self.cache.read(|state| own(ctx, state, text).map(|image| image.id))?;
-        self.bring_in(ctx, id, source).await?;
+        let receiving = self.receive_image(id).ok_or_else(|| Error::conflict("its bytes are coming in already; wait"))?;
+        self.bring_in(ctx, receiving, source).await?;
         self.cache.read(|state| state.images.get(id).map(revised).ok_or_else(|| missing::<Image>(text, None)))
     }
 
@@ -221,11 +226,18 @@ impl App {
         self.image_store()?.export(&content.digest, wanted, &Progress::silent()).await
     }
 
+    /// Begins to receive an image's bytes; none where someone does already.
+    pub(crate) fn receive_image(&self, id: ImageId) -> Option<Receiving> {
+        let mut all = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(id).then(|| Receiving { all: self.receiving.clone(), id })
+    }
+
     /// Receives an image's bytes and makes it ready, or failed with the reason.
     ///
     /// # Errors
     /// The import's refusal, after it was written to the record.
-    pub(crate) async fn bring_in(&self, ctx: &Ctx, id: ImageId, source: Source) -> Result<()> {
+    pub(crate) async fn bring_in(&self, ctx: &Ctx, receiving: Receiving, source: Source) -> Result<()> {
+        let id = receiving.id;
         let images = self.image_store()?.clone();
         self.step(ctx, id, |image, call| hull_core::image::begin(image, call)).await?;
         let received = self.receive(ctx, id, &images, source).await;
@@ -240,7 +252,7 @@ impl App {
 
     async fn receive(&self, ctx: &Ctx, id: ImageId, images: &ImageStore, source: Source) -> Result<ImageContent> {
         let (done, total) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let options = self.options(ctx, id, &done, &total);
+        let options = self.options(id, &done, &total);
         let import = images.import(source, &options);
         tokio::pin!(import);
         let mut tick = tokio::time::interval(PROGRESS);
@@ -265,7 +277,7 @@ impl App {
         }
     }
 
-    fn options(&self, ctx: &Ctx, id: ImageId, done: &Arc<AtomicU64>, total: &Arc<AtomicU64>) -> ImportOptions {
+    fn options(&self, id: ImageId, done: &Arc<AtomicU64>, total: &Arc<AtomicU64>) -> ImportOptions {
         let (kind, promise) = self.cache.read(|state| {
             let kind = state.images.get(id).map(|image| image.kind).unwrap_or_default();
             (kind, state.promise(id).cloned().unwrap_or_default())
@@ -275,7 +287,7 @@ impl App {
             sha256: promise.checksum,
             format: promise.format.map(held_format),
             kind: Some(held_kind(kind)),
-            allow_private: ctx.caller.system(Role::Admin).is_ok(),
+            allow_private: promise.operator,
             extra_roots: Vec::new(),
             progress: Progress::new(move |step| {
                 done.store(step.done, Ordering::Relaxed);
@@ -305,6 +317,18 @@ impl App {
 
     pub(crate) fn image_store(&self) -> Result<&Arc<ImageStore>> {
         self.images.as_ref().ok_or_else(|| Error::unavailable("this server keeps no image bytes"))
+    }
+}
+
+/// The bytes of one image are coming in, for as long as this lives.
+pub(crate) struct Receiving {
+    all: Arc<Mutex<HashSet<ImageId>>>,
+    pub(crate) id: ImageId,
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 

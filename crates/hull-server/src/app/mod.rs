@@ -9,6 +9,7 @@ pub mod ctx;
 pub mod event;
 pub mod explain;
 pub mod flavor;
+pub mod guest;
 pub mod image;
 pub mod keypair;
 pub mod list;
@@ -21,8 +22,8 @@ pub mod token;
 pub mod vm;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use hull_core::{call::Call, change::Changes};
@@ -31,7 +32,7 @@ use hull_store::Store;
 use hull_types::{
     Timestamp,
     error::{Error, Result},
-    id::ProjectId,
+    id::{ImageId, ProjectId},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -70,6 +71,17 @@ pub struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started_at: Timestamp,
     turns: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
+    receiving: Arc<Mutex<HashSet<ImageId>>>,
+    door: OnceLock<Door>,
+}
+
+/// How hosts that join find and trust this server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// `host:port`, as other hosts reach it.
+    pub address: String,
+    /// The CA's fingerprint.
+    pub fingerprint: String,
 }
 
 impl App {
@@ -83,7 +95,13 @@ impl App {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let started_at = env.now();
-        Arc::new(Self { store, cache, env, images, hub, metrics, started_at, turns: Mutex::default() })
+        Arc::new(Self { store, cache, env, images, hub, metrics, started_at, turns: Mutex::default(), receiving: Arc::default(), door: OnceLock::new() })
+    }
+
+    /// Says how hosts that join find and trust this server; the first word counts.
+    pub fn set_door(&self, door: Door) {
+        // A server has one door for its whole life.
+        _ = self.door.set(door);
     }
 
     /// The documents in memory.

@@ -71,7 +71,7 @@ fn view(state: &State, node: &Doc<Node>) -> Revised<NodeView> {
     Revised { object, revision: node.revision }
 }
 
-fn find<'a>(state: &'a State, text: &str) -> Result<&'a Doc<Node>> {
+pub(crate) fn find<'a>(state: &'a State, text: &str) -> Result<&'a Doc<Node>> {
     by_text(&state.nodes, None, text).ok_or_else(|| missing::<Node>(text, None))
 }
 

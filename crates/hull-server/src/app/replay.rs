@@ -3,7 +3,6 @@
 //! The answer is stored in the very transaction of the change, so there is no moment in which the change is made but its
 //! key forgotten. The same key with another request is refused.
 
-use hull_core::call::Call;
 use hull_store::Compare;
 use hull_types::{
     Timestamp,
@@ -55,5 +54,4 @@ impl App {
         plan.when(Compare::Absent(key.clone().into()), None);
         plan.put(key, &Replay { fingerprint: replay.fingerprint, answer, at: self.env.now() })
     }
-
 }

@@ -117,13 +117,16 @@ impl App {
         .map(|done| done.answer)
     }
 
-    /// Makes a secret by which hosts may join, for [`JOIN_HOURS`].
+    /// Makes a token by which hosts may join, for [`JOIN_HOURS`]: `hull-join:<server>:<CA fingerprint>:<secret>`.
     ///
     /// # Errors
-    /// `Forbidden` but for system admins.
+    /// `Forbidden` but for system admins; `Unavailable` where this server listens to its own host only.
     pub async fn create_join_token(&self, ctx: &Ctx) -> Result<Secret> {
         ctx.caller.system(Role::Admin)?;
         no_replay(ctx)?;
+        let door = self.door.get().ok_or_else(|| {
+            Error::unavailable("this server does not listen on the network; start it with --listen <address>")
+        })?;
         let secret = self.secret();
         let expires_at = later(self.env.now(), JOIN_HOURS)?;
         self.plan(ctx, |_, call| {
@@ -133,7 +136,8 @@ impl App {
             Ok((plan, ()))
         })
         .await?;
-        Ok(Secret { secret, expires_at: Some(expires_at) })
+        let text = format!("hull-join:{}:{}:{secret}", door.address, door.fingerprint);
+        Ok(Secret { secret: text, expires_at: Some(expires_at) })
     }
 
     /// Whether hosts may join by this secret now.

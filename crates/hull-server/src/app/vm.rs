@@ -15,12 +15,12 @@ use hull_core::{
 use hull_types::{
     Timestamp,
     error::{Error, Result},
-    id::{SecurityGroupId, VmId},
+    id::{ImageId, NodeId, SecurityGroupId, VmId},
     image::Image,
     keypair::Keypair,
     network::{Network, Port},
     token::Role,
-    vm::{Placement, Vm, VmStatus},
+    vm::{Placement, Vm, VmState, VmStatus},
     wire::{DirectBootRequest, List, VmAction, VmAddress, VmCreate, VmUpdate, VmView},
 };
 
@@ -77,6 +77,35 @@ fn addresses<'a>(state: &'a State, port: &'a Port) -> impl Iterator<Item = VmAdd
             mac: port.mac,
         })
     })
+}
+
+/// Which VMs a listing shows.
+pub struct Filter {
+    state: Option<VmState>,
+    node: Option<NodeId>,
+    image: Option<ImageId>,
+}
+
+impl Filter {
+    /// A filter by state, and by node and image as callers name them.
+    ///
+    /// # Errors
+    /// `NotFound` for a node or image that is not there.
+    pub fn new(app: &App, ctx: &Ctx, state: Option<VmState>, node: Option<&str>, image: Option<&str>) -> Result<Self> {
+        app.cache.read(|all| {
+            let node = node.map(|text| node::find(all, text).map(|node| node.id)).transpose()?;
+            let image = image.map(|text| image::find(ctx, all, text).map(|image| image.id)).transpose()?;
+            Ok(Self { state, node, image })
+        })
+    }
+
+    /// Whether the listing shows this VM.
+    pub fn keeps(&self, state: &State, vm: &Doc<Vm>, now: Timestamp) -> bool {
+        let on = || state.placement(vm.id).and_then(|placement| placement.node);
+        self.image.is_none_or(|image| vm.boot.image.as_ref().is_some_and(|own| own.id == image))
+            && self.node.is_none_or(|node| on() == Some(node))
+            && self.state.is_none_or(|wanted| stands(state, vm, now).state == wanted)
+    }
 }
 
 /// A new VM, before anyone has placed it.
@@ -301,7 +330,7 @@ impl App {
     ///
     /// # Errors
     /// `NotFound`; `Conflict` where it is on none.
-    pub(crate) fn node_of(&self, ctx: &Ctx, text: &str) -> Result<(hull_types::id::NodeId, VmId)> {
+    pub(crate) fn node_of(&self, ctx: &Ctx, text: &str) -> Result<(NodeId, VmId)> {
         self.cache.read(|state| {
             let vm = ctx.find(&state.vms, text, state)?;
             let node = state.placement(vm.id).and_then(|placement| placement.node);

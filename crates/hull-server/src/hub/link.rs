@@ -14,7 +14,8 @@ use hull_types::{
     link::{FromNode, NodeCall, NodeReply, PROTOCOL, ToNode},
     node::NodeStatus,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{Hub, desired::Told, lock, report::Reporter};
 
@@ -24,7 +25,7 @@ pub(super) struct Link {
     to: mpsc::Sender<ToNode>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Result<NodeReply>>>>,
     calls: AtomicU64,
-    ended: watch::Sender<bool>,
+    ended: CancellationToken,
 }
 
 impl Link {
@@ -34,12 +35,12 @@ impl Link {
             to,
             waiting: Mutex::default(),
             calls: AtomicU64::new(1),
-            ended: watch::Sender::new(false),
+            ended: CancellationToken::new(),
         }
     }
 
     pub(super) fn end(&self) {
-        self.ended.send_replace(true);
+        self.ended.cancel();
         // Whoever waits for an answer learns at once that none will come.
         lock(&self.waiting).clear();
     }
@@ -78,7 +79,6 @@ pub(super) async fn serve(
     link: &Arc<Link>,
     mut from: mpsc::Receiver<FromNode>,
 ) -> Result<()> {
-    let mut ended = link.ended.subscribe();
     let status = hello(node, from.recv().await)?;
     let mut reporter = Reporter::new(hub.clone(), node);
     reporter.hello(status).await?;
@@ -95,7 +95,7 @@ pub(super) async fn serve(
             break;
         }
         tokio::select! {
-            _ = ended.wait_for(|&ended| ended) => break,
+            () = link.ended.cancelled() => break,
             changed = wake.changed() => if changed.is_err() { break },
             message = from.recv() => match message {
                 Some(FromNode::Reply { id, result }) => link.answer(id, result),

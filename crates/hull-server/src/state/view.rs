@@ -91,6 +91,7 @@ pub struct State {
     loads: HashMap<Uuid, Load>,
     by_node: BTreeMap<Uuid, BTreeSet<Uuid>>,
     unplaced: BTreeSet<Uuid>,
+    deleted: BTreeSet<Uuid>,
     by_network: BTreeMap<Uuid, BTreeSet<Uuid>>,
     network_uses: HashMap<Uuid, NetworkUse>,
     by_image: HashMap<Digest, u64>,
@@ -141,6 +142,16 @@ impl State {
     /// The VMs without a node.
     pub fn unplaced(&self) -> impl Iterator<Item = VmId> + '_ {
         self.unplaced.iter().map(|&id| VmId(id))
+    }
+
+    /// The VMs whose deletion was asked for.
+    pub fn deleted(&self) -> impl Iterator<Item = VmId> + '_ {
+        self.deleted.iter().map(|&id| VmId(id))
+    }
+
+    /// The image bytes VMs need.
+    pub fn contents_used(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.by_image.keys().copied()
     }
 
     /// The ports of a network.
@@ -250,6 +261,11 @@ impl State {
     fn apply_vm(&mut self, change: &Change, id: Uuid) -> Result<Option<ProjectId>, StoreError> {
         let old = self.vms.get(id).map(|vm| contents(vm)).unwrap_or_default();
         let project = self.placing(id, |state| table(&mut state.vms, change, id))?;
+        if self.vms.get(id).is_some_and(|vm| vm.deleted_at.is_some()) {
+            self.deleted.insert(id);
+        } else {
+            self.deleted.remove(&id);
+        }
         for digest in old {
             if let Some(users) = self.by_image.get_mut(&digest) {
                 *users -= 1;

@@ -1,0 +1,143 @@
+//! `/node/v1`: joining, and what nodes use once they have a certificate.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json as Body, Router,
+    body::Body as Bytes,
+    extract::{
+        State, WebSocketUpgrade,
+        ws::{Message, WebSocket},
+    },
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+    routing::{any, get, post},
+};
+use futures::{SinkExt, StreamExt};
+use hull_types::{
+    digest::Digest,
+    error::{Error, Result},
+    id::{NodeId, StreamId},
+    link::{FromNode, JoinRequest, Joined, ToNode},
+};
+use tokio::sync::mpsc;
+use tokio_util::io::ReaderStream;
+
+use super::{
+    extract::{Json, Path},
+    pipe,
+    problem::Answer,
+};
+use crate::{
+    app::{
+        App,
+        ctx::{Caller, Ctx},
+    },
+    tls::{Ca, Peer},
+};
+
+/// Messages on their way in one direction.
+const QUEUE: usize = 256;
+/// The largest message: a network of tens of thousands of ports.
+const MESSAGE_MAX: usize = 64 << 20;
+/// Bytes on their way in one direction of a stream.
+const STREAM: usize = 64 << 10;
+
+/// What these handlers need.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) app: Arc<App>,
+    pub(crate) ca: Arc<Ca>,
+}
+
+pub(crate) fn routes(door: Door) -> Router {
+    Router::new()
+        .route("/node/v1/join", post(join))
+        .route("/node/v1/link", any(link))
+        .route("/node/v1/streams/{id}", any(stream))
+        .route("/node/v1/images/{digest}", get(image))
+        .with_state(door)
+}
+
+/// A host with a join token becomes a node.
+async fn join(State(door): State<Door>, Json(body): Json<JoinRequest>) -> Answer<Body<Joined>> {
+    door.app.admits(&body.secret)?;
+    let node = door.app.join_node(&Ctx::of(Caller::SERVER), &body.name).await?;
+    let signed = door.ca.sign_node(&body.request, node, door.app.env().now())?;
+    Ok(Body(Joined { node, certificate: signed.certificate, ca: signed.ca }))
+}
+
+/// The node a connection proves to be.
+fn node(peer: Option<Extension<Peer>>) -> Result<NodeId> {
+    match peer {
+        Some(Extension(Peer::Node(node))) => Ok(node),
+        _ => Err(Error::unauthenticated("this is for nodes: connect with the certificate that joining gave")),
+    }
+}
+
+async fn link(State(door): State<Door>, peer: Option<Extension<Peer>>, up: WebSocketUpgrade) -> Answer<Response> {
+    let node = node(peer)?;
+    Ok(up.max_message_size(MESSAGE_MAX).on_upgrade(move |socket| serve(door, node, socket)))
+}
+
+/// Carries a link's messages between a WebSocket and the hub.
+async fn serve(door: Door, node: NodeId, socket: WebSocket) {
+    let (to_hub, from_node) = mpsc::channel::<FromNode>(QUEUE);
+    let (to_node, mut from_hub) = mpsc::channel::<ToNode>(QUEUE);
+    let (mut sink, mut source) = socket.split();
+    let inward = async {
+        while let Some(Ok(message)) = source.next().await {
+            let Message::Text(text) = message else { continue };
+            match serde_json::from_str(&text) {
+                Ok(message) => {
+                    if to_hub.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                // A newer node may say things this server does not know; what it does know goes on.
+                Err(error) => tracing::warn!(%node, %error, "a node's message cannot be read"),
+            }
+        }
+    };
+    let outward = async {
+        while let Some(message) = from_hub.recv().await {
+            let Ok(text) = serde_json::to_string(&message) else { continue };
+            if sink.send(Message::Text(text.into())).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        outcome = door.app.hub().attach(node, from_node, to_node) => match outcome {
+            Ok(()) => tracing::info!(%node, "a node's link ended"),
+            Err(error) => tracing::warn!(%node, %error, "a node's link ended"),
+        },
+        () = inward => tracing::info!(%node, "a node hung up"),
+        () = outward => tracing::info!(%node, "a node's link broke"),
+    }
+}
+
+/// A node dials back for a stream that was asked of it.
+async fn stream(
+    State(door): State<Door>,
+    peer: Option<Extension<Peer>>,
+    Path(id): Path<StreamId>,
+    up: WebSocketUpgrade,
+) -> Answer<Response> {
+    let node = node(peer)?;
+    let (near, far) = tokio::io::duplex(STREAM);
+    door.app.hub().accept_stream(node, id, Box::new(far))?;
+    Ok(up.on_upgrade(move |socket| pipe::pipe(socket, Box::new(near))))
+}
+
+/// An image's stored bytes, by their name.
+async fn image(State(door): State<Door>, peer: Option<Extension<Peer>>, Path(digest): Path<Digest>) -> Answer<Response> {
+    node(peer)?;
+    let blob = door.app.image_store()?.open_blob(&digest).await?;
+    let length = blob.metadata().map_err(|e| Error::internal(format!("image {digest}: {e}")))?.len();
+    let blob = tokio::fs::File::from_std(blob);
+    let body = Bytes::from_stream(ReaderStream::with_capacity(blob, 256 << 10));
+    let mut response = ([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response();
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    Ok(response)
+}
