@@ -4,6 +4,9 @@
 //! When the guest turns itself off or panics, the process stays, halted, until the node has seen why and quits it; so the
 //! cause is known even if the node was down at that moment.
 
+pub mod qemu;
+pub mod qmp;
+
 use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;

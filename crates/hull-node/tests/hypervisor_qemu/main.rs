@@ -1,0 +1,6 @@
+//! Real QEMU, real guests: what the hypervisor's border promises. Needs root, as the node does.
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+mod confinement;
+mod lifecycle;
