@@ -44,9 +44,8 @@ pub(crate) async fn port(
         Some(link) if link.master.is_none() || link.master != bridge => format!("tap {tap} is off the bridge"),
         Some(link) => format!("tap {tap} is on the bridge, {}, MTU {}", if link.up { "up" } else { "down" }, link.mtu),
     });
-    let leased = leases.and_then(|leases| {
-        leases.lock().unwrap_or_else(PoisonError::into_inner).get(&port.mac).copied()
-    });
+    let leased =
+        leases.and_then(|leases| leases.lock().unwrap_or_else(PoisonError::into_inner).get(&port.mac).copied());
     lines.push(match leased.and_then(|at| jiff::Timestamp::from_second(at).ok()) {
         Some(at) => format!("DHCP leased it its address at {at}"),
         None => "DHCP was not asked for its address since this node started".to_owned(),
@@ -62,7 +61,9 @@ async fn rules(namespace: &Netns, tap: &str, addresses: &[String]) -> Result<Vec
     let inet = list(&["list", "table", "inet", "hull"]).await?;
     let mut lines = Vec::new();
     lines.push(match drops.map(|text| dropped(&text, tap)) {
-        Ok(Some(packets)) => format!("{packets} packets from it were dropped as not its own (MAC, address, server roles)"),
+        Ok(Some(packets)) => {
+            format!("{packets} packets from it were dropped as not its own (MAC, address, server roles)")
+        }
         Ok(None) => "no packet from it was dropped as not its own".to_owned(),
         Err(_) => "the anti-spoofing rules are missing; they will be repaired".to_owned(),
     });

@@ -52,7 +52,8 @@ impl Host {
             inner.delete(UPLINK).await?;
             outer.add_pair(&name, UPLINK, inside.as_raw_fd(), mtu).await?;
         }
-        let missing = || Error::unavailable(format!("the link {name} vanished while it was set up; trying again helps"));
+        let missing =
+            || Error::unavailable(format!("the link {name} vanished while it was set up; trying again helps"));
         let near = inner.get(UPLINK).await?.ok_or_else(missing)?;
         let far = outer.get(&name).await?.ok_or_else(missing)?;
         for (namespace, link) in [(inside, UPLINK), (&self.namespace, name.as_str())] {
@@ -150,7 +151,10 @@ impl Host {
             promised || others.iter().any(|&(_, theirs)| theirs == number)
         };
         let number = known.or_else(|| self.range.choose(network, taken)).ok_or_else(|| {
-            Error::insufficient(format!("no link addresses are left in {}; give the node a larger range", self.range.v4))
+            Error::insufficient(format!(
+                "no link addresses are left in {}; give the node a larger range",
+                self.range.v4
+            ))
         })?;
         numbers.insert(network, number);
         Ok(self.range.pair(number))

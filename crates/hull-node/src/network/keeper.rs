@@ -12,14 +12,7 @@
 //! pass: namespace, settings, rules, bridge, taps, link to the host, services. When nothing differs nothing is touched,
 //! so a pass over a network in use costs no packet. The task ending (Hull's exit) changes nothing in the kernel.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    os::fd::OwnedFd,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use hull_types::{
     error::{Error, Result},
@@ -235,7 +228,8 @@ async fn bridge(network: &DesiredNetwork, namespace: &Netns, links: &Links) -> R
     if links.get(BRIDGE).await?.is_none() {
         links.add_bridge(BRIDGE, mac, mtu).await?;
     }
-    let bridge = links.get(BRIDGE).await?.ok_or_else(|| Error::unavailable("the bridge vanished while it was set up"))?;
+    let bridge =
+        links.get(BRIDGE).await?.ok_or_else(|| Error::unavailable("the bridge vanished while it was set up"))?;
     namespace.sysctl(quiet_link(BRIDGE)).await?;
     links.shape(&bridge, Shape { mac: Some(mac), mtu, master: None }).await?;
     links.set_addresses(&bridge, &gateway_addresses(network)).await?;
@@ -244,11 +238,8 @@ async fn bridge(network: &DesiredNetwork, namespace: &Netns, links: &Links) -> R
 
 /// What the bridge answers for: gateways, the metadata addresses, its link-local address.
 fn gateway_addresses(network: &DesiredNetwork) -> BTreeSet<IpNet> {
-    let mut addresses: BTreeSet<IpNet> = network
-        .subnets
-        .iter()
-        .filter_map(|subnet| IpNet::new(subnet.gateway, subnet.cidr.prefix_len()).ok())
-        .collect();
+    let mut addresses: BTreeSet<IpNet> =
+        network.subnets.iter().filter_map(|subnet| IpNet::new(subnet.gateway, subnet.cidr.prefix_len()).ok()).collect();
     addresses.insert(IpNet::new_assert(METADATA_V4.into(), 32));
     if network.subnets.iter().any(|subnet| subnet.gateway.is_ipv6()) {
         addresses.insert(IpNet::new_assert(METADATA_V6.into(), 128));
@@ -278,4 +269,3 @@ async fn shape_taps(network: &DesiredNetwork, links: &Links, bridge: &Link) -> R
     }
     Ok(())
 }
-

@@ -141,16 +141,28 @@ impl Links {
 
     /// The addresses of a link, or of all links.
     pub(crate) async fn addresses(&self, link: Option<u32>) -> Result<BTreeSet<(u32, IpNet)>> {
-        let messages: Vec<AddressMessage> =
-            self.handle.address().get().execute().try_collect().await.map_err(failed("cannot list addresses".into()))?;
+        let messages: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("cannot list addresses".into()))?;
         let wanted = messages.iter().filter(|message| link.is_none_or(|index| message.header.index == index));
         Ok(wanted.filter_map(|message| Some((message.header.index, address_of(message)?))).collect())
     }
 
     /// Makes a link have exactly these addresses, all usable at once (no duplicate address detection).
     pub(crate) async fn set_addresses(&self, link: &Link, wanted: &BTreeSet<IpNet>) -> Result<()> {
-        let messages: Vec<AddressMessage> =
-            self.handle.address().get().execute().try_collect().await.map_err(failed("cannot list addresses".into()))?;
+        let messages: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("cannot list addresses".into()))?;
         let mut present = BTreeSet::new();
         for message in messages.into_iter().filter(|message| message.header.index == link.index) {
             let Some(address) = address_of(&message) else { continue };
@@ -201,8 +213,14 @@ impl Links {
             IpNet::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
             IpNet::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
         };
-        let messages: Vec<RouteMessage> =
-            self.handle.route().get(filter).execute().try_collect().await.map_err(failed("cannot list routes".into()))?;
+        let messages: Vec<RouteMessage> = self
+            .handle
+            .route()
+            .get(filter)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("cannot list routes".into()))?;
         Ok(messages.iter().filter(|message| leads_to(message, to)).map(next_hop).collect())
     }
 

@@ -21,8 +21,7 @@ use tokio::{
 };
 
 use super::{
-    GuestMetadata, Networks,
-    explain,
+    GuestMetadata, Networks, explain,
     host::Host,
     keeper::{Common, Keeper, Request},
     layout::{LinkRange, Prefix},
@@ -90,8 +89,7 @@ impl LinuxNetworks {
         };
         let host = Host::new(namespace, prefix.clone(), links, state.clone());
         let tokens = TokenKey::new(rand::random());
-        let common =
-            Common { host, prefix, range: links, state, repair_every, guests: Guests::default(), tokens };
+        let common = Common { host, prefix, range: links, state, repair_every, guests: Guests::default(), tokens };
         Ok(Self { common: Arc::new(common), keepers: Mutex::default() })
     }
 

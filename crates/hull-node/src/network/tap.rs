@@ -53,8 +53,7 @@ pub(crate) fn open(name: &str) -> Result<OwnedFd> {
 }
 
 fn attach(file: impl AsFd, name: &str) -> Result<(), Errno> {
-    let mut request =
-        InterfaceRequest { name: [0; 16], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
+    let mut request = InterfaceRequest { name: [0; 16], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
     let bytes = name.as_bytes();
     // The last byte stays zero: the kernel wants a C string.
     let length = bytes.len().min(15);

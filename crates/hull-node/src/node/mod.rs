@@ -45,8 +45,14 @@ use crate::{
 
 mod calls;
 mod facts;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod fake;
 pub mod local;
 pub(crate) mod networks;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 /// How often the node looks at itself.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

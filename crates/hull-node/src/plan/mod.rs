@@ -50,7 +50,7 @@ pub mod record;
 mod tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod world;
+pub(crate) mod world;
 
 use record::{Ask, Record};
 

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{record::Record, *};
 
-pub(super) fn at(seconds: i64) -> Timestamp {
+pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).unwrap()
 }
 
@@ -38,7 +38,7 @@ fn image_ref(byte: u8) -> hull_types::vm::ImageRef {
 }
 
 /// A VM that shall run, with a disk.
-pub(super) fn desired() -> DesiredVm {
+pub(crate) fn desired() -> DesiredVm {
     let vm = Vm {
         id: VmId(Uuid::from_u128(7)),
         meta: Meta {

@@ -9,7 +9,7 @@ use hull_types::{
     reason::ReasonCode,
 };
 
-use super::{Task, metadata};
+use super::{Task, metadata, records::SAVED_MEMORY};
 use crate::{
     hypervisor::{DiskSpec, KernelSpec, NicSpec, Vmm, VmmSpec},
     plan::{Start, Step, StepOutcome},
@@ -143,17 +143,12 @@ impl Task {
     }
 
     async fn saved(&self) -> Result<PathBuf, Failure> {
-        Ok(self.dir().await?.join("memory.saved"))
+        Ok(self.dir().await?.join(SAVED_MEMORY))
     }
 
     pub(super) async fn remove_saved(&self) {
-        let Ok(path) = self.saved().await else { return };
-        let removed = crate::blocking(move || match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(crate::io_error("remove", &path, &e)),
-            _ => Ok(()),
-        });
         // It is of no use to anyone and costs space only; it goes with the VM at the latest.
-        if let Err(error) = removed.await {
+        if let Err(error) = self.shared.drivers.records.remove_saved(self.record.vm).await {
             tracing::warn!(vm = %self.record.vm, %error, "saved memory could not be removed");
         }
     }

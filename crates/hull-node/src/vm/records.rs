@@ -16,6 +16,9 @@ use hull_types::{
 
 use crate::{blocking, io_error, plan::record::Record};
 
+/// Where a suspended VM's memory is kept, in its private directory.
+pub const SAVED_MEMORY: &str = "memory.saved";
+
 /// The memory of a node. What was written is there after any crash, whole or not at all.
 #[async_trait]
 pub trait Records: Send + Sync + 'static {
@@ -30,6 +33,9 @@ pub trait Records: Send + Sync + 'static {
 
     /// Removes the VM's directory with all in it.
     async fn remove(&self, vm: VmId) -> Result<()>;
+
+    /// Removes the VM's saved memory ([`SAVED_MEMORY`] in its directory). Nothing happens where there is none.
+    async fn remove_saved(&self, vm: VmId) -> Result<()>;
 
     /// The networks last told.
     async fn load_networks(&self) -> Result<Vec<DesiredNetwork>>;
@@ -94,6 +100,15 @@ impl Records for FileRecords {
         let dir = self.vm(vm);
         blocking(move || match fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir, &e)),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn remove_saved(&self, vm: VmId) -> Result<()> {
+        let path = self.vm(vm).join(SAVED_MEMORY);
+        blocking(move || match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path, &e)),
             _ => Ok(()),
         })
         .await

@@ -130,11 +130,7 @@ fn piece_lines(spans: &[(Piece, IpNet)], family: Family, side: &str, field: &str
     let mut lines = Vec::new();
     if !open.is_empty() {
         let pieces: Vec<String> = open.iter().map(|(piece, _)| written(*piece)).collect();
-        lines.push(format!(
-            "meta nfproto {} {field} {{ {} }} {verdict}",
-            family.protocol_word(),
-            pieces.join(", ")
-        ));
+        lines.push(format!("meta nfproto {} {field} {{ {} }} {verdict}", family.protocol_word(), pieces.join(", ")));
     }
     if !narrow.is_empty() {
         let elements: Vec<String> = narrow

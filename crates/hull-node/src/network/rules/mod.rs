@@ -200,7 +200,10 @@ fn inet_chains(network: &DesiredNetwork, links: &LinkRange) -> String {
         .into_iter()
         .filter(|(_, addresses)| !addresses.is_empty())
         .map(|(family, addresses)| {
-            format!("\t\t{family} daddr {{ {} }} meta l4proto {{ tcp, udp }} th dport 53 accept\n", addresses.join(", "))
+            format!(
+                "\t\t{family} daddr {{ {} }} meta l4proto {{ tcp, udp }} th dport 53 accept\n",
+                addresses.join(", ")
+            )
         })
         .collect();
     let outward = match network.uplink {

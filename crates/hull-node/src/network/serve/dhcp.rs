@@ -7,7 +7,10 @@ use std::{
 
 use tokio::net::UdpSocket;
 
-use super::{super::{dhcp4, layout::BRIDGE}, Shop};
+use super::{
+    super::{dhcp4, layout::BRIDGE},
+    Shop,
+};
 
 /// The largest request looked at; what guests send is a few hundred bytes.
 const LARGEST: usize = 1500;

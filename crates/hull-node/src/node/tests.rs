@@ -1,0 +1,306 @@
+//! A node on a host in memory, its server played by the test. Time is virtual: waiting costs nothing.
+
+use hull_types::{
+    id::{PortId, StreamId},
+    link::{DesiredNetwork, DesiredNic, NodeReply, StreamTarget},
+    network::{Mac, Uplink},
+    reason::ReasonCode,
+    vm::{ExitCause, PowerTarget, VmPhase},
+};
+use tokio::io::AsyncReadExt;
+use uuid::Uuid;
+
+use super::{fake::FakeHost, *};
+use crate::{
+    link::{Dialled, in_process},
+    plan::world,
+};
+
+/// The server's end.
+struct Server {
+    dialled: mpsc::Receiver<Dialled>,
+    connector: Arc<dyn Connector>,
+    link: Option<(mpsc::Sender<ToNode>, mpsc::Receiver<FromNode>)>,
+    statuses: BTreeMap<VmId, VmStatus>,
+}
+
+impl Server {
+    fn new() -> Self {
+        let (connector, dialled) = in_process();
+        Self { dialled, connector: Arc::new(connector), link: None, statuses: BTreeMap::new() }
+    }
+
+    /// Takes the node's call and its greeting.
+    async fn accept(&mut self) {
+        let Some(Dialled::Link { to_node, mut from_node }) = self.dialled.recv().await else { panic!("no link") };
+        let FromNode::Hello { status, .. } = from_node.recv().await.unwrap() else { panic!("no greeting") };
+        assert_eq!(status.facts.qemu_version.as_deref(), Some("7.2"));
+        self.link = Some((to_node, from_node));
+    }
+
+    async fn tell(&mut self, desired: Desired) {
+        self.link.as_ref().unwrap().0.send(ToNode::Desired(desired)).await.unwrap();
+    }
+
+    async fn receive(&mut self) -> FromNode {
+        let receive = self.link.as_mut().unwrap().1.recv();
+        let message = timeout(Duration::from_secs(3600), receive).await.expect("the node is silent").unwrap();
+        if let FromNode::Vm(status) = &message {
+            self.statuses.insert(status.vm, (**status).clone());
+        }
+        message
+    }
+
+    /// Reads reports until the VM's is as wanted.
+    async fn until(&mut self, vm: &DesiredVm, wanted: impl Fn(&VmStatus) -> bool) -> VmStatus {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(7200);
+        loop {
+            if let Some(status) = self.statuses.get(&vm.vm.id).filter(|status| wanted(status)) {
+                return status.clone();
+            }
+            assert!(tokio::time::Instant::now() < deadline, "never came: {:#?}", self.statuses.get(&vm.vm.id));
+            self.receive().await;
+        }
+    }
+
+    async fn until_phase(&mut self, vm: &DesiredVm, phase: VmPhase) -> VmStatus {
+        self.until(vm, |status| status.phase == phase && status.observed_revision == vm.revision).await
+    }
+
+    async fn call(&mut self, call: NodeCall) -> Result<NodeReply> {
+        self.link.as_ref().unwrap().0.send(ToNode::Call { id: 5, call }).await.unwrap();
+        loop {
+            if let FromNode::Reply { id: 5, result } = self.receive().await {
+                return result;
+            }
+        }
+    }
+}
+
+fn config() -> NodeConfig {
+    NodeConfig {
+        id: NodeId(Uuid::from_u128(1)),
+        zone: "z1".into(),
+        hull_version: "0.1.0".into(),
+        memory_reserved: Bytes::ZERO,
+    }
+}
+
+async fn start(host: &FakeHost, server: &Server) -> NodeHandle {
+    Node::start(config(), host.drivers(), server.connector.clone()).await.unwrap()
+}
+
+fn network() -> DesiredNetwork {
+    DesiredNetwork {
+        id: NetworkId(Uuid::from_u128(11)),
+        name: "default".into(),
+        subnets: vec![],
+        uplink: Uplink::Nat,
+        mtu: 1500,
+        domain: "hull.internal".into(),
+        ports: vec![],
+    }
+}
+
+fn desired() -> DesiredVm {
+    let nic = DesiredNic { port: PortId(Uuid::from_u128(21)), network: network().id, mac: Mac([2, 0, 0, 0, 0, 1]) };
+    DesiredVm { nics: vec![nic], ..world::desired() }
+}
+
+fn all(vms: &[&DesiredVm]) -> Desired {
+    let vms = vms.iter().map(|vm| (*vm).clone()).collect();
+    Desired { full: true, vms, networks: vec![network()], ..Desired::default() }
+}
+
+fn change(vm: &DesiredVm, change: impl FnOnce(&mut DesiredVm)) -> DesiredVm {
+    let mut vm = vm.clone();
+    change(&mut vm);
+    vm.revision += 1;
+    vm
+}
+
+fn power(vm: &DesiredVm, target: PowerTarget) -> DesiredVm {
+    change(vm, |vm| (vm.vm.power.target, vm.vm.power.seq) = (target, vm.vm.power.seq + 1))
+}
+
+/// A node with a server and one VM that runs.
+async fn running() -> (FakeHost, Server, NodeHandle, DesiredVm) {
+    let (host, mut server, vm) = (FakeHost::new(), Server::new(), desired());
+    let node = start(&host, &server).await;
+    server.accept().await;
+    server.tell(all(&[&vm])).await;
+    server.until_phase(&vm, VmPhase::Running).await;
+    (host, server, node, vm)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_is_made_stopped_started_and_deleted_without_a_trace() {
+    let (host, mut server, node, vm) = running().await;
+    assert_eq!(host.with(|state| state.metadata[&vm.vm.id].zone.clone()), "z1");
+    let vm = power(&vm, PowerTarget::Stopped);
+    server.tell(all(&[&vm])).await;
+    let status = server.until_phase(&vm, VmPhase::Stopped).await;
+    assert_eq!((status.vmm, status.last_exit.unwrap().cause), (None, ExitCause::GuestShutdown));
+    let vm = power(&vm, PowerTarget::Running);
+    server.tell(all(&[&vm])).await;
+    server.until_phase(&vm, VmPhase::Running).await;
+    let vm = change(&vm, |vm| vm.vm.deleted_at = Some(world::at(1)));
+    server.tell(all(&[&vm])).await;
+    server.until_phase(&vm, VmPhase::Gone).await;
+    server.tell(Desired { full: true, ..Desired::default() }).await;
+    while host.with(|state| !state.networks.is_empty()) {
+        server.receive().await;
+    }
+    host.with(|state| {
+        assert!(state.processes.is_empty() && state.disks.is_empty());
+        assert!(state.records.is_empty() && state.metadata.is_empty());
+    });
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_again_goes_on_with_the_same_process_and_tells_all_again() {
+    let (host, mut server, node, vm) = running().await;
+    node.shutdown().await;
+    assert_eq!(host.with(|state| state.processes.len()), 1, "shutting down leaves VMs running");
+    host.with(|state| state.metadata.clear());
+    server.statuses.clear();
+    let node = start(&host, &server).await;
+    server.accept().await;
+    let status = server.until_phase(&vm, VmPhase::Running).await;
+    assert_eq!(status.vmm.unwrap().pid, 1);
+    assert!(host.with(|state| state.metadata.contains_key(&vm.vm.id)), "the metadata service is told anew");
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_server_vms_come_back_after_a_reboot_of_the_host() {
+    let (host, server, node, _) = running().await;
+    node.shutdown().await;
+    drop(server);
+    host.reboot();
+    let node = start(&host, &Server::new()).await;
+    while host.with(|state| state.processes.is_empty()) {
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(host.with(|state| (state.started, state.networks.len())), (2, 1));
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_link_is_dialled_again_and_what_it_missed_is_made_good() {
+    let (host, mut server, node, vm) = running().await;
+    server.link = None;
+    host.with(|state| state.processes[&vm.vm.id].exit(ExitCause::Died));
+    server.statuses.clear();
+    server.accept().await;
+    let vm = power(&vm, PowerTarget::Stopped);
+    server.tell(all(&[&vm])).await;
+    let status = server.until_phase(&vm, VmPhase::Stopped).await;
+    assert!(status.last_exit.is_some());
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_server_does_not_know_goes_only_once_it_has_told_everything() {
+    let (host, mut server, node, vm) = running().await;
+    let stray = VmId(Uuid::from_u128(99));
+    host.with(|state| state.disks.insert(stray, BTreeSet::from([1])));
+    server.tell(Desired { vms: vec![vm.clone()], ..Desired::default() }).await;
+    let vm = change(&vm, |_| ());
+    server.tell(Desired { vms: vec![vm.clone()], ..Desired::default() }).await;
+    server.until_phase(&vm, VmPhase::Running).await;
+    assert!(host.with(|state| state.disks.contains_key(&stray)));
+    server.tell(Desired { full: true, networks: vec![network()], ..Desired::default() }).await;
+    while host.with(|state| !state.disks.is_empty()) {
+        server.receive().await;
+    }
+    assert!(host.with(|state| state.processes.is_empty() && state.records.is_empty()));
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleting_does_not_wait_for_an_image_that_never_comes() {
+    let (host, mut server, vm) = (FakeHost::new(), Server::new(), desired());
+    host.with(|state| state.disks_hang = true);
+    let node = start(&host, &server).await;
+    server.accept().await;
+    server.tell(all(&[&vm])).await;
+    let status = server.until_phase(&vm, VmPhase::Preparing).await;
+    assert_eq!(status.generation, 1);
+    let status = server.until(&vm, |status| status.reason.is_some()).await;
+    assert!(status.reason.unwrap().deadline.is_some(), "what waits says until when");
+    let asked = tokio::time::Instant::now();
+    let vm = change(&vm, |vm| vm.vm.deleted_at = Some(world::at(1)));
+    server.tell(all(&[&vm])).await;
+    server.until_phase(&vm, VmPhase::Gone).await;
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_cannot_be_made_is_said_and_waited_for() {
+    let (host, mut server, vm) = (FakeHost::new(), Server::new(), desired());
+    host.with(|state| state.networks_fail = true);
+    let node = start(&host, &server).await;
+    server.accept().await;
+    server.tell(all(&[&vm])).await;
+    let status = server.until_phase(&vm, VmPhase::Failed).await;
+    let reason = status.reason.unwrap();
+    assert_eq!((reason.code, reason.message.as_str()), (ReasonCode::NetworkFailed, "nft: broken"));
+    host.with(|state| state.networks_fail = false);
+    server.until_phase(&vm, VmPhase::Running).await;
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_tells_nothing_keeps_what_runs_until_someone_says_what_shall_be() {
+    let (host, mut server, node, vm) = running().await;
+    node.shutdown().await;
+    host.with(|state| state.records.insert(vm.vm.id, Record::new(vm.vm.id)));
+    let node = start(&host, &server).await;
+    server.accept().await;
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(host.with(|state| state.processes.len()), 1);
+    server.statuses.clear();
+    server.tell(all(&[&vm])).await;
+    assert_eq!(server.until_phase(&vm, VmPhase::Running).await.vmm.unwrap().pid, 1);
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_answered_and_streams_dialled_back() {
+    let (_host, mut server, node, vm) = running().await;
+    let id = vm.vm.id;
+    let log = server.call(NodeCall::ConsoleLog { vm: id, tail: 100 }).await.unwrap();
+    assert_eq!(log, NodeReply::Bytes { base64: "Ym9vdGVk".into() });
+    let error = server.call(NodeCall::AgentPing { vm: id }).await.unwrap_err();
+    assert_eq!(error.detail, "no agent");
+    let elsewhere = server.call(NodeCall::Screenshot { vm: VmId(Uuid::nil()) }).await.unwrap_err();
+    assert!(elsewhere.detail.contains("start it first"), "{elsewhere}");
+    let stream = StreamId(Uuid::from_u128(77));
+    let open = NodeCall::OpenStream { stream, vm: id, target: StreamTarget::Console };
+    assert_eq!(server.call(open).await.unwrap(), NodeReply::Done);
+    let Some(Dialled::Stream { id, stream: mut bytes }) = server.dialled.recv().await else { panic!("no stream") };
+    assert_eq!(id, stream);
+    let mut said = [0; 7];
+    bytes.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"login: ");
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_hand_a_vm_is_stopped_started_and_deleted_without_a_server() {
+    let (host, _server, node, vm) = running().await;
+    node.shutdown().await;
+    let (config, drivers, within) = (config(), host.drivers(), Duration::from_secs(600));
+    let listed = local::list(&drivers).await.unwrap();
+    assert_eq!((listed.len(), listed[0].name.as_deref(), listed[0].started), (1, Some("web1"), true));
+    let status = local::stop(&config, &drivers, vm.vm.id, within).await.unwrap();
+    assert_eq!(status.phase, VmPhase::Stopped);
+    let status = local::start(&config, &drivers, vm.vm.id, within).await.unwrap();
+    assert_eq!(status.phase, VmPhase::Running);
+    local::delete(&config, &drivers, vm.vm.id, within).await.unwrap();
+    assert!(host.with(|state| state.processes.is_empty() && state.disks.is_empty() && state.records.is_empty()));
+    assert!(local::start(&config, &drivers, vm.vm.id, within).await.is_err());
+}
