@@ -14,19 +14,15 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use hull_client::{Client, Endpoint};
-use hull_types::{
-    error::{Error, Result},
-    wire::ServerStatus,
-};
+use hull_types::error::{Error, Result};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     process::{Pid, PidfdFlags, Signal},
 };
 
 use crate::{
-    config::{self, DATA_DIR},
-    output,
+    config::DATA_DIR,
+    output, telemetry,
     wiring::{self, Parts},
 };
 
@@ -44,6 +40,20 @@ pub(crate) struct Run {
     log_format: LogFormat,
 }
 
+/// Options of forms with a node in them.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OnHost {
+    /// What names of the node's networks on this host begin with; two Hulls on one host need two
+    #[arg(long, default_value = "hull", env = "HULL_NETWORK_PREFIX")]
+    network_prefix: String,
+}
+
+impl OnHost {
+    pub(crate) fn prefix(&self) -> String {
+        self.network_prefix.clone()
+    }
+}
+
 /// The log's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -58,6 +68,8 @@ pub(crate) struct Up {
     /// Where the API listens
     #[arg(long, default_value = "127.0.0.1:8440")]
     listen: SocketAddr,
+    #[command(flatten)]
+    host: OnHost,
     #[command(flatten)]
     run: Run,
 }
@@ -79,7 +91,7 @@ pub(crate) struct Down {}
 
 impl Up {
     pub(crate) fn run(self, data_dir: Option<PathBuf>) -> Result<u8> {
-        let parts = Parts::All { listen: self.listen };
+        let parts = Parts::All { listen: self.listen, prefix: self.host.prefix() };
         start(data_dir, &self.run, &parts)
     }
 }
@@ -98,16 +110,16 @@ pub(crate) fn start(data_dir: Option<PathBuf>, run: &Run, parts: &Parts) -> Resu
         .map_err(|e| Error::invalid(format!("the data directory {} cannot be made: {e}", data.display())))?;
     let data = data.canonicalize().map_err(|e| Error::invalid(format!("{}: {e}", data.display())))?;
     if run.background {
-        return background(&data, parts);
+        return background(&data);
     }
-    wiring::log(run.log_format == LogFormat::Json)?;
+    let _telemetry = telemetry::init(run.log_format == LogFormat::Json)?;
     wiring::run(&data, parts)?;
     Ok(0)
 }
 
 /// Starts this very command again in a session of its own, and waits until it is ready.
-fn background(data: &Path, parts: &Parts) -> Result<u8> {
-    if let Some(pid) = wiring::running(data) {
+fn background(data: &Path) -> Result<u8> {
+    if let Some((pid, _)) = wiring::running(data) {
         output::note(format!("Hull runs already (process {pid})"));
         return Ok(0);
     }
@@ -126,20 +138,20 @@ fn background(data: &Path, parts: &Parts) -> Result<u8> {
     }
     command.env("HULL_DATA", data);
     let mut child = command.spawn().map_err(|e| Error::internal(format!("Hull cannot be started: {e}")))?;
-    ready(data, parts, &mut child, &log, begin)?;
+    ready(data, &mut child, &log, begin)?;
     output::note(format!("Hull runs (process {}); its log is {}", child.id(), log.display()));
     Ok(0)
 }
 
 /// Waits until the API answers, or the process ended.
-fn ready(data: &Path, parts: &Parts, child: &mut Child, log: &Path, begin: u64) -> Result<()> {
+fn ready(data: &Path, child: &mut Child, log: &Path, begin: u64) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Ok(Some(status)) = child.try_wait() {
             let said = tail(log, begin);
             return Err(Error::unavailable(format!("Hull ended at its start ({status}); it said:\n{said}")));
         }
-        if wiring::ready(data, parts, answers(data)) {
+        if wiring::running(data).is_some_and(|(_, ready)| ready) {
             return Ok(());
         }
         if Instant::now() > deadline {
@@ -158,12 +170,6 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }
 
-/// Whether the API answers on the data directory's socket.
-fn answers(data: &Path) -> bool {
-    let Ok(client) = Client::new(Endpoint::Unix(config::socket(data)), None, None) else { return false };
-    super::block_on(async move { client.get::<ServerStatus>("v1/status", &[]).await }).is_ok()
-}
-
 /// What the log says from a place on, at most its last 4 KiB.
 fn tail(log: &Path, begin: u64) -> String {
     let mut text = Vec::new();
@@ -180,7 +186,7 @@ impl Down {
     #[expect(clippy::unused_self, reason = "commands are run alike")]
     pub(crate) fn run(self, data_dir: Option<PathBuf>) -> Result<u8> {
         let data = data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR));
-        let Some(pid) = wiring::running(&data) else {
+        let Some((pid, _)) = wiring::running(&data) else {
             output::note("Hull does not run");
             return Ok(0);
         };

@@ -164,6 +164,8 @@ enum Command {
     },
 }
 
+pub(crate) use store::dir as store_dir;
+
 /// What a verb works with.
 pub(crate) struct Session {
     client: Client,

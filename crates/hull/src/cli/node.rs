@@ -51,7 +51,12 @@ pub(crate) enum Verb {
         name: Option<String>,
     },
     /// Run the node alone on this host
-    Run(daemon::Run),
+    Run {
+        #[command(flatten)]
+        host: daemon::OnHost,
+        #[command(flatten)]
+        run: daemon::Run,
+    },
     /// The VMs on this host, by hand and without a server
     #[command(subcommand)]
     Local(local::Verb),
@@ -97,13 +102,13 @@ impl Show for NodeView {
 impl Verb {
     /// Whether this is about this host rather than the server's records.
     pub(crate) fn is_local(&self) -> bool {
-        matches!(self, Self::Join { .. } | Self::Run(_) | Self::Local(_))
+        matches!(self, Self::Join { .. } | Self::Run { .. } | Self::Local(_))
     }
 
     pub(crate) fn run_local(self, global: &Global) -> Result<u8> {
         match self {
             Self::Join { token, name } => local::join(data(global), &token, name),
-            Self::Run(run) => daemon::start(global.data_dir.clone(), &run, &Parts::Node),
+            Self::Run { host, run } => daemon::start(global.data_dir.clone(), &run, &Parts::Node { prefix: host.prefix() }),
             Self::Local(verb) => verb.run(data(global), global.output),
             Self::List | Self::Show { .. } | Self::Maintenance { .. } | Self::Delete { .. } | Self::JoinToken => Ok(2),
         }
@@ -123,7 +128,7 @@ impl Verb {
                 let secret: Secret = session.client.nouns("join-tokens").create(&serde_json::json!({})).await?;
                 output::line(secret.secret);
             }
-            Self::Join { .. } | Self::Run(_) | Self::Local(_) => return Ok(2),
+            Self::Join { .. } | Self::Run { .. } | Self::Local(_) => return Ok(2),
         }
         Ok(0)
     }

@@ -70,44 +70,27 @@ impl Show for Row {
     }
 }
 
-/// The store's refusals as people see them.
-pub(crate) fn refuse(error: &hull_store::StoreError) -> Error {
-    use hull_store::StoreError as E;
-    match error {
-        E::Locked { .. } => Error::conflict(error.to_string()),
-        E::Full(_) => Error::insufficient(error.to_string()),
-        E::Malformed(_) => Error::invalid(error.to_string()),
-        E::Corrupt { .. }
-        | E::Document { .. }
-        | E::Newer { .. }
-        | E::Compacted(_)
-        | E::NoLease(_)
-        | E::Engine(_)
-        | E::Closed => Error::internal(error.to_string()),
-    }
-}
-
 impl Verb {
     #[expect(clippy::unused_async, reason = "verbs are run alike")]
     pub(crate) async fn run(self, global: &Global) -> Result<u8> {
         let dir = dir(global.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR)));
         match self {
             Self::List => {
-                let backups = embedded::list_backups(&dir).map_err(|e| refuse(&e))?;
+                let backups = embedded::list_backups(&dir)?;
                 output::list(&backups.iter().map(Row::from).collect::<Vec<_>>(), global.output);
             }
             Self::Check => {
-                check(&dir).map_err(|e| refuse(&e))?;
+                check(&dir)?;
                 output::line(format!("{} is sound", dir.display()));
             }
             Self::Restore { backup } => {
                 let newest = || {
-                    let backups = embedded::list_backups(&dir).map_err(|e| refuse(&e))?;
+                    let backups = embedded::list_backups(&dir)?;
                     let newest = backups.into_iter().next().map(|backup| backup.path);
                     newest.ok_or_else(|| Error::not_found(format!("no backup in {}", dir.display())))
                 };
                 let backup = backup.map_or_else(newest, Ok)?;
-                embedded::restore(&dir, &backup).map_err(|e| refuse(&e))?;
+                embedded::restore(&dir, &backup)?;
                 output::line(format!("restored {}; start Hull again with `hull up`", backup.display()));
             }
         }
