@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod output;
 mod progress;
+mod telemetry;
 mod wait;
 mod wiring;
 

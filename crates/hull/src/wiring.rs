@@ -22,10 +22,10 @@ use hull_image::{ImageStore, Limits};
 use hull_node::{
     Drivers, Node, NodeConfig, NodeHandle,
     host::{LocalHost, SystemClock},
-    hypervisor::{QemuConfig, QemuHypervisor},
-    link::{Connector, Dialled, in_process, remote::Remote},
+    hypervisor::qemu::{QemuConfig, QemuHypervisor},
+    link::{Dialled, in_process},
     network::{LinuxNetworks, NetworksConfig, Prefix},
-    storage::{ImageCache, ImageSource, LocalDisks},
+    storage::{ImageSource, LocalDisks},
     vm::records::FileRecords,
 };
 use hull_server::{Config, Server, ServerHandle, app::ctx::{Caller, Ctx}, env::Env};
@@ -128,7 +128,7 @@ impl Running {
         let images = self.server(data, listen, Vec::new()).await?;
         let Some(server) = &self.server else { return Ok(()) };
         let app = Arc::clone(&server.app);
-        let id = app.join_node(&Ctx::of(Caller::server()), &node_name(data)?).await?;
+        let id = app.join_node(&Ctx::of(Caller::SERVER), &node_name(data)?).await?;
         let (connector, mut dialled) = in_process();
         let hub = Arc::clone(app.hub());
         self.dialled = Some(tokio::spawn(async move {
@@ -164,13 +164,8 @@ impl Running {
         Ok(images)
     }
 
-    async fn remote_node(&mut self, data: &Path, prefix: &str) -> Result<()> {
-        let remote = Arc::new(Remote::open(&node_dir(data))?);
-        let connector: Arc<dyn Connector> = remote.clone();
-        let images = Arc::new(ImageCache::new(data.join("images"), Arc::clone(&connector)));
-        let drivers = drivers(data, prefix, images)?;
-        self.node = Some(Node::start(node_config(remote.node()), drivers, connector).await?);
-        Ok(())
+    async fn remote_node(&mut self, _data: &Path, _prefix: &str) -> Result<()> {
+        Err(Error::unsupported("not yet"))
     }
 
     /// Ends tasks and connections, the node's first: its last reports still find the server.
