@@ -81,6 +81,7 @@ impl Ca {
     }
 
     /// The server's certificate chain and key, for these names and addresses; made anew where they changed or it is old.
+    /// The chain ends with the CA's own certificate, so that a host that joins can check it against its token's fingerprint.
     ///
     /// # Errors
     /// Where a name is none, or the directory cannot be written.
@@ -106,7 +107,8 @@ impl Ca {
         let chain =
             CertificateDer::from_pem_slice(read(&certificate)?.as_bytes()).map_err(|e| broken(&certificate, &e))?;
         let key = PrivateKeyDer::from_pem_slice(read(&key)?.as_bytes()).map_err(|e| broken(&key, &e))?;
-        Ok((vec![chain], key))
+        let root = CertificateDer::from_pem_slice(self.pem.as_bytes()).map_err(|e| broken(&certificate, &e))?;
+        Ok((vec![chain, root], key))
     }
 
     /// Signs a node's request. Whatever the request says of itself, the certificate names this node and nothing else.
