@@ -123,7 +123,7 @@ fn arguments(conversion: &Conversion, limits: &Limits, root: bool) -> Vec<String
     if root {
         say(&format!(
             "setpriv --reuid={SANDBOX_ID} --regid={SANDBOX_ID} --clear-groups --no-new-privs \
-             --inh-caps=-all --ambient-caps=-all --bounding-set=-all --pdeathsig=KILL --"
+             --inh-caps=-all --ambient-caps=-all --bounding-set=-all --"
         ));
     }
     say(&format!("qemu-img convert -p --image-opts -O {}", conversion.to));
@@ -205,7 +205,7 @@ mod tests {
             line,
             "unshare --net --ipc -- prlimit --as=2147483648 --cpu=3600 --fsize=35184372088832 --core=0 --nofile=64 -- \
              setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs --inh-caps=-all --ambient-caps=-all \
-             --bounding-set=-all --pdeathsig=KILL -- qemu-img convert -p --image-opts -O qcow2 \
+             --bounding-set=-all -- qemu-img convert -p --image-opts -O qcow2 \
              driver=vmdk,file.driver=file,file.locking=off,file.filename=/dev/fd/3 /dev/fd/4"
         );
     }

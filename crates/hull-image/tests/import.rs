@@ -182,20 +182,10 @@ async fn what_would_open_another_file_is_refused() {
 async fn what_is_not_what_it_should_be_is_refused_with_the_reason() {
     let lab = lab().await;
     let qcow2 = disk_as(&lab, "qcow2", &[]);
-    let luks = lab.path("luks.qcow2");
-    let secret = "secret,id=s,data=abc";
-    qemu_img(&[
-        "create",
-        "--object",
-        secret,
-        "-f",
-        "qcow2",
-        "-o",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
-        utf8(&luks),
-        "4M",
-    ]);
     let bytes = fs::read(&qcow2).unwrap();
+    let mut encrypted = bytes.clone();
+    encrypted[35] = 2;
+    let luks = lab.write("luks.qcow2", &encrypted);
     let truncated = lab.write("truncated.qcow2", &bytes[..bytes.len() / 2]);
     let text = lab.write("page.html", b"<html><body>404: no such disk</body></html>\n");
     let odd = lab.write("odd.raw", &raw_disk(2)[..1000]);
@@ -400,4 +390,40 @@ async fn damage_on_the_disk_is_noticed() {
     fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"x", 1 << 20).unwrap();
     let error = lab.store.verify(&imported.digest).await.unwrap_err();
     assert!(error.detail.contains("is damaged"), "{error}");
+}
+
+/// Run by [`a_full_disk_leaves_nothing_behind`] where a small file system is mounted.
+#[tokio::test]
+#[ignore = "needs a mount of its own"]
+async fn on_a_small_file_system() {
+    let small = PathBuf::from(std::env::var_os("HULL_TEST_SMALL_FS").unwrap());
+    let keep_free = Bytes::mib(1);
+    let store = ImageStore::open(small.join("store"), Limits { keep_free, ..Limits::default() }).await.unwrap();
+    let disk: Vec<u8> = (0..24 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let left =
+        || ["staging", "blobs/sha256"].iter().map(|d| fs::read_dir(small.join("store").join(d)).unwrap().count()).sum();
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &disk).unwrap();
+    let known = store.import(Source::File(file.path().to_owned()), &declared(Format::Raw)).await.unwrap_err();
+    assert_eq!((known.kind, left()), (ErrorKind::InsufficientResources, 0));
+    for part in ["store/staging", "need 24 MiB and 1 MiB kept free", "free"] {
+        assert!(known.detail.contains(part), "{known}");
+    }
+    let stream = Source::stream(std::io::Cursor::new(disk));
+    let surprised = store.import(stream, &declared(Format::Raw)).await.unwrap_err();
+    assert_eq!((surprised.kind, left()), (ErrorKind::InsufficientResources, 0), "{surprised}");
+    assert!(surprised.detail.contains("is full"), "{surprised}");
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let this = std::env::current_exe().unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=16m none {0} && HULL_TEST_SMALL_FS={0} {1} --ignored --exact on_a_small_file_system",
+        utf8(dir.path()),
+        utf8(&this)
+    );
+    run("unshare", &["--mount", "--", "sh", "-c", &script]);
 }

@@ -11,6 +11,8 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 const DEBIAN_12: &str = include_str!("../../recipes/debian-12.yaml");
+/// What built-in recipes name as the source of a file.
+const DEBIAN_12_FILES: [(&str, &str); 1] = [("warm-cloud-init", include_str!("../../recipes/warm-cloud-init"))];
 /// 1 January 2024: the date of what has none of its own.
 const SOURCE_DATE: i64 = 1_704_067_200;
 const SMALLEST: Bytes = Bytes::mib(64);
@@ -145,7 +147,7 @@ impl Recipe {
     /// `NotFound`, with the names there are.
     pub fn built_in(name: &str) -> Result<Self> {
         match name {
-            "debian-12" => Self::parse(DEBIAN_12),
+            "debian-12" => Ok(Self::parse(DEBIAN_12)?.with_embedded(&DEBIAN_12_FILES)),
             _ => Err(Error::not_found(format!(
                 "no recipe {name:?} comes with Hull; there is {}, or give a recipe file",
                 Self::BUILT_IN.join(", ")
@@ -176,6 +178,17 @@ impl Recipe {
             *source = dir.join(&source);
         }
         Ok(recipe)
+    }
+
+    fn with_embedded(mut self, files: &[(&str, &str)]) -> Self {
+        for file in &mut self.files {
+            let named = |(name, _): &&(&str, &str)| file.source.as_deref() == Some(Path::new(name));
+            if let Some((_, text)) = files.iter().find(named) {
+                file.source = None;
+                file.content = Some((*text).to_owned());
+            }
+        }
+        self
     }
 
     fn check(&self) -> Result<()> {
@@ -248,7 +261,9 @@ mod tests {
     #[test]
     fn the_recipes_that_come_with_hull_are_sound() {
         for name in Recipe::BUILT_IN {
-            assert_eq!(Recipe::built_in(name).unwrap().name, name);
+            let recipe = Recipe::built_in(name).unwrap();
+            assert_eq!(recipe.name, name);
+            assert!(recipe.files.iter().all(|f| f.content.is_some()), "a file's source is not embedded");
         }
         assert!(Recipe::built_in("plan9").unwrap_err().detail.contains("debian-12"));
     }

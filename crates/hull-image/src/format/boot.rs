@@ -13,6 +13,8 @@ const LOAD_ADDRESSES: u32 = 1 << 16;
 const PVH_ENTRY: u32 = 18;
 const PT_NOTE: u32 = 4;
 const MAX_NOTES: u64 = 64 << 10;
+/// Kernels have a handful of program headers.
+const MAX_SEGMENTS: u16 = 64;
 /// No kernel is this large; guests' memory would be spent on it.
 const MAX_KERNEL: u64 = 512 << 20;
 
@@ -55,7 +57,7 @@ fn has_pvh_note<R: ReadAt + ?Sized>(image: &R, head: &[u8]) -> Result<bool> {
         (u64::from(le32(head, 28)), le16(head, 42), le16(head, 44))
     };
     let shortest = if wide { 56 } else { 32 };
-    if usize::from(stride) < shortest {
+    if usize::from(stride) < shortest || count > MAX_SEGMENTS {
         return Ok(false);
     }
     for entry in take(image, table, usize::from(stride) * usize::from(count))?.chunks_exact(usize::from(stride)) {

@@ -299,6 +299,10 @@ fn require_virtual_size(size: u64, limits: &Limits) -> Result<()> {
 
 /// Reads exactly `len` bytes (a bound of the parser's own) or says that the image is cut off.
 fn take<R: ReadAt + ?Sized>(image: &R, offset: u64, len: usize) -> Result<Vec<u8>> {
+    // Asked before anything is allocated: `len` may follow from the image's own words.
+    if offset.checked_add(len as u64).is_none_or(|end| end > image.size()) {
+        return Err(truncated());
+    }
     let mut buf = vec![0; len];
     match image.read_exact_at(&mut buf, offset) {
         Ok(true) => Ok(buf),

@@ -1,5 +1,5 @@
 //! A store in a temporary directory, and disks made by the real qemu-img.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::{
     fs,
