@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc,
@@ -184,7 +184,7 @@ impl ImageStore {
         let idle = self.limits().idle;
         match source {
             Source::File(path) => {
-                let file = blocking(move || open_source(path)).await?;
+                let file = blocking(move || open_source(&path)).await?;
                 let expected = file.metadata().ok().map(|m| m.len());
                 self.receive_blocking(Input::File(file), expected, options, cancelled, unpack).await
             }
@@ -306,9 +306,9 @@ impl Drop for CancelOnDrop {
     }
 }
 
-fn open_source(path: PathBuf) -> Result<File> {
-    let file = File::open(&path).map_err(|e| io_error("open", &path, &e))?;
-    let meta = file.metadata().map_err(|e| io_error("read", &path, &e))?;
+fn open_source(path: &Path) -> Result<File> {
+    let file = File::open(path).map_err(|e| io_error("open", path, &e))?;
+    let meta = file.metadata().map_err(|e| io_error("read", path, &e))?;
     if meta.is_file() {
         return Ok(file);
     }

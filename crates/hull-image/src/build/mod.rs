@@ -17,6 +17,8 @@ mod grub;
 mod recipe;
 mod run;
 mod sources;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::{
@@ -142,6 +144,10 @@ fn boot_files(recipe: &Recipe, tree: &Path) -> Result<(Option<PathBuf>, Option<P
     let copy = |link: &str| -> Result<PathBuf> {
         let from =
             fs::canonicalize(tree.join(link)).map_err(|e| io_error("find the installed", &tree.join(link), &e))?;
+        let inside = fs::canonicalize(tree).is_ok_and(|tree| from.starts_with(tree));
+        if !inside {
+            return Err(Error::internal(format!("/{link} in the tree points out of it, to {}", from.display())));
+        }
         let to = work.join(link);
         fs::copy(&from, &to).map(|_| to).map_err(|e| io_error("copy", &from, &e))
     };
