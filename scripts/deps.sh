@@ -48,6 +48,7 @@ bind9-dnsutils|asks DNS servers in tests
 iputils-ping|asks whether an address answers
 iputils-arping|asks whether an address is spoofed
 ndisc6|asks for router advertisements
+isc-dhcp-client|plays a guest that speaks DHCPv6
 jq|reads JSON in scripts
 curl|speaks to the API as a stranger would
 procps|looks at processes in tests'

@@ -50,7 +50,7 @@ struct Asked<'a> {
 
 /// The answer to a packet from a guest, if it deserves one.
 pub(crate) fn respond(view: &View, packet: &[u8]) -> Option<Reply> {
-    let message = Message::decode(&mut Decoder::new(packet)).ok()?;
+    let message = Message::decode(&mut Decoder::new(&sieve(packet)?)).ok()?;
     let relayed = !message.giaddr().is_unspecified();
     if message.opcode() != Opcode::BootRequest || message.htype() != HType::Eth || message.hlen() != 6 || relayed {
         return None;
@@ -65,6 +65,38 @@ pub(crate) fn respond(view: &View, packet: &[u8]) -> Option<Reply> {
         MessageType::Inform => asked.inform(view),
         _ => None,
     }
+}
+
+/// The packet with only those options that matter here, each of its proper length. What a guest may send is thus smaller
+/// than what the decoder knows, which panics on some malformed options (seen: option 94 of another length than 3).
+fn sieve(packet: &[u8]) -> Option<Vec<u8>> {
+    /// The fixed fields and the magic cookie (RFC 2131, section 2).
+    const FIXED: usize = 240;
+    let (fixed, mut rest) = packet.split_at_checked(FIXED)?;
+    let mut kept = fixed.to_vec();
+    while let [code, tail @ ..] = rest {
+        match code {
+            0 => rest = tail,
+            255 => break,
+            _ => {
+                let (&length, tail) = tail.split_first()?;
+                let (value, tail) = tail.split_at_checked(usize::from(length))?;
+                let matters = match OptionCode::from(*code) {
+                    OptionCode::MessageType => length == 1,
+                    OptionCode::RequestedIpAddress | OptionCode::ServerIdentifier => length == 4,
+                    OptionCode::ClientIdentifier => length >= 2,
+                    _ => false,
+                };
+                if matters {
+                    kept.extend([*code, length]);
+                    kept.extend(value);
+                }
+                rest = tail;
+            }
+        }
+    }
+    kept.push(255);
+    Some(kept)
 }
 
 impl Asked<'_> {
@@ -169,4 +201,133 @@ fn encode(message: &Message) -> Option<Vec<u8>> {
     message.encode(&mut Encoder::new(&mut packet)).ok()?;
     packet.resize(packet.len().max(SHORTEST), 0);
     Some(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use hull_types::network::Uplink;
+    use proptest::prelude::*;
+
+    use super::{
+        super::fixture::{mac, network, view},
+        *,
+    };
+
+    const WEB: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 10);
+
+    fn ask(kind: MessageType, change: impl FnOnce(&mut Message)) -> Message {
+        let mut message = Message::default();
+        message.set_opcode(Opcode::BootRequest).set_xid(7).set_chaddr(&mac(10).0);
+        message.opts_mut().insert(DhcpOption::MessageType(kind));
+        change(&mut message);
+        message
+    }
+
+    fn answered(message: &Message) -> Option<(Message, Ipv4Addr)> {
+        let reply = respond(&view(), &encode(message).unwrap())?;
+        Some((Message::decode(&mut Decoder::new(&reply.packet)).unwrap(), reply.to))
+    }
+
+    fn kind(message: &Message) -> Option<(MessageType, Ipv4Addr, Ipv4Addr)> {
+        answered(message).map(|(answer, to)| (answer.opts().msg_type().unwrap(), answer.yiaddr(), to))
+    }
+
+    fn want(address: Ipv4Addr) -> impl FnOnce(&mut Message) {
+        move |message| {
+            message.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+        }
+    }
+
+    #[test]
+    fn each_state_of_a_client_gets_its_answer() {
+        use MessageType::{Ack, Decline, Discover, Inform, Nak, Offer, Release, Request};
+        let none = Ipv4Addr::UNSPECIFIED;
+        let other = Ipv4Addr::new(10, 90, 0, 11);
+        assert_eq!(kind(&ask(Discover, |_| {})), Some((Offer, WEB, WEB)));
+        assert_eq!(kind(&ask(Request, want(WEB))), Some((Ack, WEB, WEB)), "init-reboot");
+        assert_eq!(kind(&ask(Request, want(other))), Some((Nak, none, Ipv4Addr::BROADCAST)), "another's address");
+        let renew = ask(Request, |message| drop(message.set_ciaddr(WEB)));
+        assert_eq!(kind(&renew), Some((Ack, WEB, WEB)), "renewing");
+        assert_eq!(kind(&ask(Request, |m| drop(m.set_ciaddr(other)))), Some((Nak, none, Ipv4Addr::BROADCAST)));
+        assert_eq!(kind(&ask(Inform, |message| drop(message.set_ciaddr(WEB)))), Some((Ack, none, WEB)));
+        assert_eq!(kind(&ask(Inform, |message| drop(message.set_ciaddr(other)))), None);
+        assert_eq!(kind(&ask(Release, |_| {})), None);
+        assert_eq!(kind(&ask(Decline, |_| {})), None);
+    }
+
+    #[test]
+    fn another_servers_client_strangers_and_relays_get_nothing() {
+        let elsewhere = ask(MessageType::Request, |message| {
+            message.opts_mut().insert(DhcpOption::ServerIdentifier(Ipv4Addr::new(10, 90, 0, 99)));
+            message.opts_mut().insert(DhcpOption::RequestedIpAddress(WEB));
+        });
+        assert_eq!(kind(&elsewhere), None);
+        assert_eq!(kind(&ask(MessageType::Discover, |message| drop(message.set_chaddr(&mac(99).0)))), None);
+        assert_eq!(kind(&ask(MessageType::Discover, |message| drop(message.set_giaddr(WEB)))), None);
+        assert_eq!(kind(&ask(MessageType::Discover, |message| drop(message.set_opcode(Opcode::BootReply)))), None);
+    }
+
+    #[test]
+    fn a_client_that_cannot_hear_unicast_is_told_by_broadcast() {
+        let deaf = |message: &mut Message| {
+            let flags = message.flags().set_broadcast();
+            message.set_flags(flags);
+        };
+        assert_eq!(kind(&ask(MessageType::Discover, deaf)).unwrap().2, Ipv4Addr::BROADCAST);
+    }
+
+    #[test]
+    fn a_network_without_uplink_has_a_way_to_metadata_only() {
+        let mut network = network();
+        network.uplink = Uplink::None;
+        let packet = encode(&ask(MessageType::Discover, |_| {})).unwrap();
+        let reply = respond(&View::new(network), &packet).unwrap();
+        let answer = Message::decode(&mut Decoder::new(&reply.packet)).unwrap();
+        assert_eq!(answer.opts().get(OptionCode::Router), None);
+        let gateway = Ipv4Addr::new(10, 90, 0, 1);
+        let only = DhcpOption::ClasslessStaticRoute(vec![("169.254.169.254/32".parse().unwrap(), gateway)]);
+        assert_eq!(answer.opts().get(OptionCode::ClasslessStaticRoute), Some(&only));
+    }
+
+    #[test]
+    fn options_that_the_decoder_cannot_bear_are_not_shown_to_it() {
+        let mut packet = encode(&ask(MessageType::Discover, |_| {})).unwrap();
+        let end = packet.iter().rposition(|&byte| byte == 255).unwrap();
+        packet.splice(end..=end, [94, 1, 0, 97, 0, 255]);
+        assert!(respond(&view(), &packet).is_some());
+    }
+
+    #[test]
+    fn the_client_reads_its_own_name_again() {
+        let id = DhcpOption::ClientIdentifier(vec![255, 1, 2, 3]);
+        let named = ask(MessageType::Discover, |message| {
+            message.opts_mut().insert(id.clone());
+        });
+        assert_eq!(answered(&named).unwrap().0.opts().get(OptionCode::ClientIdentifier), Some(&id));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_only_a_ports_own_address_is_given(packet in mangled()) {
+            if let Some(reply) = respond(&view(), &packet) {
+                let answer = Message::decode(&mut Decoder::new(&reply.packet)).unwrap();
+                prop_assert!([WEB, Ipv4Addr::new(10, 90, 0, 11), Ipv4Addr::new(10, 90, 0, 12), Ipv4Addr::UNSPECIFIED].contains(&answer.yiaddr()));
+                prop_assert!(reply.packet.len() <= 1400);
+            }
+        }
+    }
+
+    /// Noise, and requests with bytes changed.
+    fn mangled() -> impl Strategy<Value = Vec<u8>> {
+        let sound = encode(&ask(MessageType::Request, want(WEB))).unwrap();
+        let changes = proptest::collection::vec((0..sound.len(), any::<u8>()), 0..8);
+        let changed = (changes, 0..=sound.len()).prop_map(move |(changes, length)| {
+            let mut packet = sound.clone();
+            changes.iter().for_each(|&(at, byte)| packet[at] = byte);
+            packet.truncate(length);
+            packet
+        });
+        prop_oneof![proptest::collection::vec(any::<u8>(), 0..600), changed]
+    }
 }

@@ -101,8 +101,7 @@ fn chain_of<'a>(listing: &'a str, address: &str) -> Option<&'a str> {
 
 fn chain_body(listing: &str, chain: &str) -> Vec<String> {
     let Some((_, rest)) = listing.split_once(&format!("chain {chain} {{\n")) else { return Vec::new() };
-    let body = rest.split("\n\t}").next().unwrap_or_default();
-    body.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty() && line != "}").collect()
+    rest.lines().take_while(|line| *line != "\t}").map(|line| line.trim().to_owned()).collect()
 }
 
 #[cfg(test)]

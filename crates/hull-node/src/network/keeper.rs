@@ -12,7 +12,14 @@
 //! pass: namespace, settings, rules, bridge, taps, link to the host, services. When nothing differs nothing is touched,
 //! so a pass over a network in use costs no packet. The task ending (Hull's exit) changes nothing in the kernel.
 
-use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hull_types::{
     error::{Error, Result},
@@ -30,7 +37,7 @@ use super::{
     metadata::TokenKey,
     netns::Netns,
     nft, rules,
-    serve::{Ground, Guests, Leases, Services},
+    serve::{Ground, Guests, Leases, Services, Stock},
     tap,
     view::View,
 };
@@ -41,6 +48,7 @@ pub(crate) struct Common {
     pub(crate) prefix: Prefix,
     pub(crate) range: LinkRange,
     pub(crate) state: PathBuf,
+    pub(crate) resolv_conf: Arc<Path>,
     pub(crate) repair_every: Duration,
     pub(crate) guests: Guests,
     pub(crate) tokens: TokenKey,
@@ -154,10 +162,16 @@ impl Keeper {
         }
         // The old sockets close before the new ones are opened.
         self.services = None;
-        let Common { guests, tokens, .. } = &*self.common;
-        let (guests, tokens) = (guests.clone(), tokens.clone());
-        self.services =
-            Some(Services::start(ground, namespace, Arc::clone(view), guests, Arc::clone(&self.leases), tokens));
+        let stock = Stock {
+            namespace,
+            host: self.common.host.namespace.clone(),
+            resolv_conf: Arc::clone(&self.common.resolv_conf),
+            view: Arc::clone(view),
+            guests: self.common.guests.clone(),
+            leases: Arc::clone(&self.leases),
+            tokens: self.common.tokens.clone(),
+        };
+        self.services = Some(Services::start(ground, stock));
     }
 
     async fn remove(&mut self) -> Result<()> {

@@ -45,6 +45,8 @@ pub struct NetworksConfig {
     pub links: LinkRange,
     /// A file of the network namespace that is the host's; this process's own where absent.
     pub host_namespace: Option<PathBuf>,
+    /// The file that names the resolvers which guests' questions are passed on to, asked from the host's namespace.
+    pub resolv_conf: PathBuf,
     /// How often each network is looked over and repaired.
     pub repair_every: Duration,
 }
@@ -57,6 +59,7 @@ impl NetworksConfig {
             prefix: Prefix::default(),
             links: LinkRange::default(),
             host_namespace: None,
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
             repair_every: Duration::from_secs(5),
         }
     }
@@ -79,7 +82,7 @@ pub struct LinuxNetworks {
 impl LinuxNetworks {
     /// Opens the host. Needs root and, for filtering between VMs, the kernel's `br_netfilter`.
     pub fn new(config: NetworksConfig) -> Result<Self> {
-        let NetworksConfig { state, prefix, links, host_namespace, repair_every } = config;
+        let NetworksConfig { state, prefix, links, host_namespace, resolv_conf, repair_every } = config;
         std::fs::create_dir_all(&state)
             .map_err(|error| Error::unavailable(format!("{} cannot be made: {error}", state.display())))?;
         require_bridge_filter()?;
@@ -89,7 +92,16 @@ impl LinuxNetworks {
         };
         let host = Host::new(namespace, prefix.clone(), links, state.clone());
         let tokens = TokenKey::new(rand::random());
-        let common = Common { host, prefix, range: links, state, repair_every, guests: Guests::default(), tokens };
+        let common = Common {
+            host,
+            prefix,
+            range: links,
+            state,
+            resolv_conf: resolv_conf.into(),
+            repair_every,
+            guests: Guests::default(),
+            tokens,
+        };
         Ok(Self { common: Arc::new(common), keepers: Mutex::default() })
     }
 

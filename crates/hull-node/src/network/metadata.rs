@@ -292,3 +292,107 @@ impl TokenKey {
         Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::{
+        super::fixture::{guest, network},
+        *,
+    };
+
+    const KEY: TokenKey = TokenKey::new([7; 32]);
+
+    fn asked(request: &Request, now: u64) -> (u16, String) {
+        let (network, guest) = (network(), guest());
+        let answer = respond(Caller { network: &network, port: &network.ports[0], guest: &guest }, request, &KEY, now);
+        (answer.status, String::from_utf8(answer.body).unwrap())
+    }
+
+    fn get(path: &str) -> (u16, String) {
+        asked(&Request { method: "GET".to_owned(), path: path.to_owned(), ..Request::default() }, 0)
+    }
+
+    fn put_token(life: &str) -> (u16, String) {
+        let (method, path) = ("PUT".to_owned(), "/latest/api/token".to_owned());
+        asked(&Request { method, path, token_life: Some(life.to_owned()), ..Request::default() }, 1000)
+    }
+
+    #[test]
+    fn the_ec2_tree_can_be_walked_to_every_leaf() {
+        let mut open = vec!["/latest/meta-data/".to_owned()];
+        let mut leaves = 0;
+        while let Some(path) = open.pop() {
+            let (status, body) = get(&path);
+            assert_eq!(status, 200, "{path}");
+            if path.ends_with("public-keys/") {
+                assert_eq!(body, "0=a\n1=b");
+                open.extend(["0/", "1/"].map(|key| format!("{path}{key}")));
+            } else if path.ends_with('/') {
+                open.extend(body.lines().map(|entry| format!("{path}{entry}")));
+            } else {
+                leaves += 1;
+            }
+        }
+        assert!(leaves >= 15, "{leaves}");
+        assert_eq!(get("/2009-04-04/meta-data/local-ipv4"), (200, "10.90.0.10".to_owned()));
+        assert_eq!(get("/latest/meta-data/local-hostname"), (200, "web.hull.internal".to_owned()));
+        assert_eq!(get("/latest/meta-data/public-keys/1/openssh-key"), (200, "ssh-ed25519 B".to_owned()));
+    }
+
+    #[test]
+    fn the_openstack_documents_are_what_cloud_init_reads() {
+        assert!(get("/openstack").1.contains("2018-08-27"));
+        let meta: Value = serde_json::from_str(&get("/openstack/2018-08-27/meta_data.json").1).unwrap();
+        assert_eq!(meta["uuid"], json!(guest().vm));
+        assert_eq!(meta["public_keys"]["b"], "ssh-ed25519 B");
+        assert_eq!(meta["meta"]["role"], "web");
+        let network: Value = serde_json::from_str(&get("/openstack/latest/network_data.json").1).unwrap();
+        assert_eq!(network["links"][0]["ethernet_mac_address"], "52:54:00:00:00:0a");
+        assert_eq!(network["networks"][1]["type"], "ipv6_dhcpv6-stateful");
+        assert_eq!(get("/openstack/latest/vendor_data.json"), (200, "{}".to_owned()));
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_found() {
+        for path in ["/latest/user-data", "/latest/meta-data/x", "/openstack/9999/meta_data.json", "/x", "/latest/x"] {
+            assert_eq!(get(path).0, 404, "{path}");
+        }
+    }
+
+    #[test]
+    fn tokens_serve_their_vm_for_their_time() {
+        let (status, token) = put_token("60");
+        assert_eq!(status, 200);
+        let with = |token: &str, now| {
+            let (method, path) = ("GET".to_owned(), "/latest/meta-data/".to_owned());
+            asked(&Request { method, path, token: Some(token.to_owned()), ..Request::default() }, now).0
+        };
+        assert_eq!(with(&token, 1059), 200);
+        assert_eq!(with(&token, 1060), 401, "expired");
+        assert_eq!(with("AAAA", 1000), 401);
+        let others = KEY.issue(network().ports[1].vm, 2000);
+        assert_eq!(with(&others, 1000), 401, "another VM's");
+        for life in ["0", "21601", "x", "-1"] {
+            assert_eq!(put_token(life).0, 400, "{life}");
+        }
+    }
+
+    #[test]
+    fn proxies_and_other_methods_are_refused() {
+        let path = "/latest/meta-data/".to_owned();
+        let proxied = Request { method: "GET".to_owned(), path: path.clone(), forwarded: true, ..Request::default() };
+        assert_eq!(asked(&proxied, 0).0, 403);
+        assert_eq!(asked(&Request { method: "POST".to_owned(), path, ..Request::default() }, 0).0, 405);
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_breaks_it(path in "[/a-z0-9.%-]{0,80}", token in proptest::option::of(".{0,80}")) {
+            let request = Request { method: "GET".to_owned(), path, token, ..Request::default() };
+            prop_assert!([200, 401, 404].contains(&asked(&request, 5).0));
+        }
+    }
+}

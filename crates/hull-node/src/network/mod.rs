@@ -13,7 +13,11 @@
 
 mod command;
 mod dhcp4;
+mod dhcp6;
+mod dns;
 mod explain;
+#[cfg(test)]
+mod fixture;
 mod host;
 mod keeper;
 mod layout;
@@ -22,6 +26,7 @@ mod linux;
 mod metadata;
 mod netns;
 mod nft;
+mod ra;
 mod rules;
 mod serve;
 mod tap;

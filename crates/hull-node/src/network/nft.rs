@@ -69,8 +69,10 @@ fn listing(tables: &[String]) -> Option<String> {
 fn static_part(listing: &str) -> String {
     let mut kept = String::new();
     for block in listing.split("\n\n") {
-        let dynamic = block.contains("\n\t\tflags dynamic") || block.contains(" dynamic\n");
-        kept.push_str(if dynamic { block.split("elements = {").next().unwrap_or(block) } else { block });
+        let dynamic = block.lines().any(|line| line.trim() == "flags dynamic");
+        // An empty set is listed without the word, so what comes after is cut in both cases.
+        let end = if dynamic { block.find("elements = {").or_else(|| block.rfind('}')) } else { None };
+        kept.push_str(block[..end.unwrap_or(block.len())].trim_end());
         kept.push('\n');
     }
     kept
@@ -78,4 +80,21 @@ fn static_part(listing: &str) -> String {
 
 fn digest(text: &str) -> String {
     hex::encode(Sha256::digest(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SET: &str = "table bridge hull {\n\tset a {\n\t\ttype ifname\n\t\telements = { \"x\" }\n\t}\n\n\tset drops {\n\t\tflags dynamic\n\t\tcounter\nELEMENTS\t}\n\n\tchain c {\n\t}\n}\n";
+
+    #[test]
+    fn traffic_does_not_count_as_a_change_of_rules() {
+        let quiet = SET.replace("ELEMENTS", "");
+        let busy = SET.replace("ELEMENTS", "\t\telements = { \"tap1\" counter }\n");
+        assert_eq!(static_part(&quiet), static_part(&busy));
+        let changed = quiet.replace("\"x\"", "\"y\"");
+        assert_ne!(static_part(&quiet), static_part(&changed));
+        assert_ne!(static_part(&quiet), static_part(&quiet.replace("chain c", "chain d")));
+    }
 }

@@ -5,17 +5,20 @@
 //! be just ending.
 
 mod dhcp;
+mod dns;
 mod http;
 
 use std::{
     collections::HashMap,
-    future::Future,
     io,
     net::IpAddr,
+    panic::AssertUnwindSafe,
+    path::Path,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
+use futures::FutureExt;
 use hull_types::{id::VmId, network::Mac};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -57,6 +60,9 @@ impl Guests {
 #[derive(Clone)]
 struct Shop {
     namespace: Netns,
+    /// Where the host's resolvers are asked from, and which file names them.
+    host: Netns,
+    resolv_conf: Arc<Path>,
     view: watch::Receiver<Arc<View>>,
     guests: Guests,
     leases: Leases,
@@ -90,6 +96,14 @@ impl Shop {
     }
 }
 
+/// Starts a service again when it panics: a decoder's defect must cost a guest its answer, not all guests the service.
+async fn supervise<F: Future<Output = ()>>(shop: Shop, service: impl Fn(Shop) -> F) {
+    while AssertUnwindSafe(service(shop.clone())).catch_unwind().await.is_err() {
+        tracing::error!(network = %shop.view().network().name, "a service of the network panicked; it is started again");
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 /// The running services of a network; they end when this is dropped.
 pub(crate) struct Services {
     ground: Ground,
@@ -97,23 +111,34 @@ pub(crate) struct Services {
     _tasks: JoinSet<()>,
 }
 
+/// What a network's services are started with.
+pub(crate) struct Stock {
+    pub(crate) namespace: Netns,
+    pub(crate) host: Netns,
+    pub(crate) resolv_conf: Arc<Path>,
+    pub(crate) view: Arc<View>,
+    pub(crate) guests: Guests,
+    pub(crate) leases: Leases,
+    pub(crate) tokens: TokenKey,
+}
+
 impl Services {
-    pub(crate) fn start(
-        ground: Ground,
-        namespace: Netns,
-        view: Arc<View>,
-        guests: Guests,
-        leases: Leases,
-        tokens: TokenKey,
-    ) -> Self {
+    pub(crate) fn start(ground: Ground, stock: Stock) -> Self {
+        let Stock { namespace, host, resolv_conf, view, guests, leases, tokens } = stock;
         let (sender, receiver) = watch::channel(view);
-        let shop = Shop { namespace, view: receiver, guests, leases, tokens };
+        let shop = Shop { namespace, host, resolv_conf, view: receiver, guests, leases, tokens };
+        let with_v6 = ground.gateways.iter().any(IpAddr::is_ipv6);
+        let bridge = ground.bridge;
         let mut tasks = JoinSet::new();
-        let mut serve = |service: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
-            tasks.spawn(service);
-        };
-        serve(Box::pin(dhcp::serve_v4(shop.clone())));
-        serve(Box::pin(http::serve(shop, ground.gateways.iter().any(IpAddr::is_ipv6))));
+        tasks.spawn(supervise(shop.clone(), dhcp::serve_v4));
+        if with_v6 {
+            tasks.spawn(supervise(shop.clone(), move |shop| dhcp::serve_v6(shop, bridge)));
+            tasks.spawn(supervise(shop.clone(), move |shop| dhcp::advertise(shop, bridge)));
+        }
+        for &gateway in &ground.gateways {
+            tasks.spawn(supervise(shop.clone(), move |shop| dns::serve(shop, gateway)));
+        }
+        tasks.spawn(supervise(shop, move |shop| http::serve(shop, with_v6)));
         Self { ground, view: sender, _tasks: tasks }
     }
 

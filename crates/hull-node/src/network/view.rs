@@ -10,7 +10,7 @@ use hull_types::{
     network::Mac,
 };
 
-use super::layout::{link_local, subnet_v4, subnet_v6};
+use super::layout::link_local;
 
 /// A network as its services see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,16 +50,6 @@ impl View {
     /// The port with this host name, in lower case.
     pub(crate) fn port_of_name(&self, name: &str) -> Option<&DesiredPort> {
         self.network.ports.get(*self.by_name.get(name)?)
-    }
-
-    /// The gateway's IPv4 address.
-    pub(crate) fn gateway_v4(&self) -> Option<Ipv4Addr> {
-        subnet_v4(&self.network).map(|(_, gateway, _)| gateway)
-    }
-
-    /// The gateway's IPv6 address.
-    pub(crate) fn gateway_v6(&self) -> Option<Ipv6Addr> {
-        subnet_v6(&self.network).map(|(_, gateway, _)| gateway)
     }
 }
 

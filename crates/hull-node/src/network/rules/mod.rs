@@ -292,3 +292,29 @@ table inet {table} {{
 "#
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::fixture, *};
+
+    /// Reads like the rules that an operator sees with `nft list ruleset`; a change here is a change of who may what.
+    #[test]
+    fn the_rules_of_a_network_are_these() {
+        let text = network_rules(&fixture::network(), &LinkRange::default());
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_rules_of_the_host_are_these() {
+        insta::assert_snapshot!(host_rules("hull_host", "hull-*", &LinkRange::default()));
+    }
+
+    #[test]
+    fn a_port_on_another_node_has_no_rules_here() {
+        let mut network = fixture::network();
+        let far = tap_name(network.ports[2].id);
+        assert!(!network_rules(&network, &LinkRange::default()).contains(&far));
+        network.ports[2].local = true;
+        assert!(network_rules(&network, &LinkRange::default()).contains(&far));
+    }
+}

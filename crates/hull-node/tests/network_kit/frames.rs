@@ -1,0 +1,101 @@
+//! Ethernet frames as a guest could make them, honest or not.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hull_types::network::Mac;
+
+pub const EVERYBODY: Mac = Mac([0xff; 6]);
+
+/// Who sends to whom, on both layers.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    pub from_mac: Mac,
+    pub to_mac: Mac,
+    pub from: IpAddr,
+    pub to: IpAddr,
+}
+
+pub fn ethernet(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8> {
+    [&to.0[..], &from.0, &kind.to_be_bytes(), payload].concat()
+}
+
+/// An ARP request whose sender addresses may differ from the frame's.
+pub fn arp(frame_mac: Mac, sender_mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let body = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &sender_mac.0, &sender.octets(), &[0; 6], &target.octets()].concat();
+    ethernet(EVERYBODY, frame_mac, 0x0806, &body)
+}
+
+pub fn udp(path: Path, from: u16, to: u16) -> Vec<u8> {
+    let mut segment = [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0, 12, 0, 0], b"hull"].concat();
+    seal(path, 17, &mut segment, 6);
+    ip(path, 17, 64, &segment)
+}
+
+pub fn tcp_syn(path: Path, from: u16, to: u16) -> Vec<u8> {
+    let mut segment =
+        [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]]
+            .concat();
+    seal(path, 6, &mut segment, 16);
+    ip(path, 6, 64, &segment)
+}
+
+/// ICMP or ICMPv6, by the addresses; neighbour discovery wants the hop limit 255.
+pub fn icmp(path: Path, kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut message = [&[kind, 0, 0, 0], body].concat();
+    if path.from.is_ipv4() {
+        let sum = checksum(&message);
+        message[2..4].copy_from_slice(&sum);
+        ip(path, 1, 64, &message)
+    } else {
+        seal(path, 58, &mut message, 2);
+        ip(path, 58, 255, &message)
+    }
+}
+
+/// A neighbour advertisement that claims the target for the sender's MAC.
+pub fn advertisement(path: Path, target: Ipv6Addr) -> Vec<u8> {
+    let body = [&[0x60, 0, 0, 0][..], &target.octets(), &[2, 1], &path.from_mac.0].concat();
+    icmp(path, 136, &body)
+}
+
+fn seal(path: Path, protocol: u8, segment: &mut [u8], at: usize) {
+    let length = segment.len() as u32;
+    let pseudo = [bytes(path.from), bytes(path.to), length.to_be_bytes().into(), vec![0, 0, 0, protocol]].concat();
+    let sum = checksum(&[&pseudo[..], segment].concat());
+    segment[at..at + 2].copy_from_slice(&sum);
+}
+
+fn ip(path: Path, protocol: u8, hops: u8, segment: &[u8]) -> Vec<u8> {
+    let length = segment.len() as u16;
+    let (kind, header) = if path.from.is_ipv4() {
+        let mut header = [
+            &[0x45, 0][..],
+            &(length + 20).to_be_bytes(),
+            &[0, 0, 0, 0, hops, protocol, 0, 0],
+            &bytes(path.from),
+            &bytes(path.to),
+        ]
+        .concat();
+        let sum = checksum(&header);
+        header[10..12].copy_from_slice(&sum);
+        (0x0800, header)
+    } else {
+        let fixed = [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[protocol, hops]].concat();
+        (0x86dd, [fixed, bytes(path.from), bytes(path.to)].concat())
+    };
+    ethernet(path.to_mac, path.from_mac, kind, &[&header[..], segment].concat())
+}
+
+fn bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().into(),
+        IpAddr::V6(v6) => v6.octets().into(),
+    }
+}
+
+/// The internet checksum (RFC 1071).
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    (!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes()
+}
