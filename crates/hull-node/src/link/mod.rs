@@ -23,9 +23,16 @@ use tokio::{
 
 use crate::hypervisor::ByteStream;
 
+mod identity;
 pub mod in_process;
+pub mod join;
+pub mod remote;
+mod tls;
 
+pub use identity::Identity;
 pub use in_process::{Dialled, InProcess, in_process};
+pub use join::{JoinToken, join};
+pub use remote::Remote;
 
 /// A link to the server. It is over when `rx` ends or `tx` is closed.
 #[derive(Debug)]

@@ -136,7 +136,7 @@ impl Records for FileRecords {
     }
 }
 
-fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
+pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(value).map_err(|e| Error::internal(format!("cannot write a record as JSON: {e}")))
 }
 
@@ -156,12 +156,12 @@ fn load(dir: &Path, vm: VmId) -> Record {
 }
 
 /// Only root looks into these directories: records hold user data.
-fn make_private(dir: &Path) -> Result<()> {
+pub(crate) fn make_private(dir: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(dir);
     made.map_err(|e| io_error("make", dir, &e))
 }
 
-fn write_atomic(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_atomic(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let (path, temp) = (dir.join(name), dir.join(format!(".{name}.new")));
     let write = || {
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
