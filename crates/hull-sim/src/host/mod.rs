@@ -1,0 +1,204 @@
+//! A host that exists in memory only: processes, disks, networks and files that outlive the node's runtime.
+//!
+//! ```text
+//!   node runtime (may crash) ──► Doors (Hypervisor, Networks, Disks, Records, Host) ──► Host (goes on)
+//!                                   └─ closed by a crash: whoever still knocks waits for ever
+//! ```
+//!
+//! Each start of the runtime gets doors of its own. A crash closes them, so that a task that survived it in this process
+//! (which a real crash would have killed) cannot touch the host any more. What breaks a promise while the host looks on
+//! ("a second hypervisor for one disk") is written down in [`Host::broken`].
+
+mod disks;
+mod hypervisor;
+mod machine;
+mod networks;
+mod records;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hull_node::hypervisor::RunState;
+use hull_types::{
+    error::{Error, Result},
+    id::{NetworkId, VmId},
+    units::Bytes,
+    vm::{Exit, ExitCause},
+};
+
+pub use self::machine::Machine;
+use crate::{clock::SimClock, fate::Fate};
+
+/// What of a VM's disks is on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskSet {
+    /// Root disks by generation, with their sizes.
+    pub roots: BTreeMap<u64, Bytes>,
+    /// Whether there is a rescue overlay.
+    pub rescue: bool,
+    /// Whether there is a seed.
+    pub seed: bool,
+    /// How often a guest has run on it: saved memory fits only the disk it was saved with.
+    pub runs: u64,
+}
+
+/// What goes wrong here, until it is mended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// The disk is full.
+    pub disk_full: bool,
+    /// So many starts fail.
+    pub starts_fail: u32,
+    /// So many network changes fail.
+    pub networks_fail: u32,
+}
+
+#[derive(Default)]
+struct Inner {
+    boot: u64,
+    machines: BTreeMap<VmId, Arc<Machine>>,
+    disks: BTreeMap<VmId, DiskSet>,
+    saved: BTreeMap<PathBuf, u64>,
+    networks: BTreeSet<NetworkId>,
+    metadata: BTreeSet<VmId>,
+    records: BTreeMap<VmId, String>,
+    told: Option<String>,
+    faults: Faults,
+    broken: Vec<String>,
+    pids: u32,
+}
+
+/// A host.
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    fate: Arc<Fate>,
+    clock: SimClock,
+    inner: Mutex<Inner>,
+}
+
+impl Host {
+    /// A host that has just booted for the first time.
+    pub fn new(name: &str, fate: Arc<Fate>, clock: SimClock) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), fate, clock, inner: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Doors for one life of the runtime.
+    pub fn doors(self: &Arc<Self>) -> Doors {
+        Doors { host: self.clone(), open: Arc::new(AtomicBool::new(true)) }
+    }
+
+    /// What goes wrong from now.
+    pub fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
+        let halted: Vec<Arc<Machine>> = {
+            let mut inner = self.lock();
+            change(&mut inner.faults);
+            if inner.faults.disk_full { inner.machines.values().cloned().collect() } else { Vec::new() }
+        };
+        // A guest that writes now is halted by the full disk.
+        for machine in halted.into_iter().filter(|_| self.fate.chance(30)) {
+            machine.change(&[RunState::Running], RunState::IoError);
+        }
+    }
+
+    /// The machines that are alive.
+    pub fn alive(&self) -> Vec<Arc<Machine>> {
+        self.lock().machines.values().filter(|machine| machine.is_alive()).cloned().collect()
+    }
+
+    /// The power goes and comes back: every process dies, the disk stays.
+    pub fn reboot(&self) {
+        let mut inner = self.lock();
+        inner.boot += 1;
+        for machine in inner.machines.values().filter(|machine| machine.is_alive()) {
+            let detail = "the host went down under it".to_owned();
+            machine.exit(Exit { at: self.clock.now(), cause: ExitCause::HostReboot, detail });
+        }
+        inner.networks.clear();
+        inner.metadata.clear();
+    }
+
+    /// Promises broken here.
+    pub fn broken(&self) -> Vec<String> {
+        self.lock().broken.clone()
+    }
+
+    /// What is left here, by kind; all empty where nothing leaked.
+    pub fn leftovers(&self) -> BTreeMap<&'static str, Vec<String>> {
+        let inner = self.lock();
+        let vms = |ids: Vec<&VmId>| ids.into_iter().map(ToString::to_string).collect::<Vec<_>>();
+        BTreeMap::from([
+            ("processes", vms(inner.machines.keys().collect())),
+            ("disks", vms(inner.disks.keys().collect())),
+            ("records", vms(inner.records.keys().collect())),
+            ("metadata", vms(inner.metadata.iter().collect())),
+            ("saved memory", inner.saved.keys().map(|path| path.display().to_string()).collect()),
+            ("networks", inner.networks.iter().map(ToString::to_string).collect()),
+        ])
+    }
+
+    fn broke(&self, what: String) {
+        self.lock().broken.push(format!("{}: {what}", self.name));
+    }
+}
+
+/// The host as one life of the runtime reaches it.
+#[derive(Clone)]
+pub struct Doors {
+    host: Arc<Host>,
+    open: Arc<AtomicBool>,
+}
+
+impl Doors {
+    /// The runtime is dead: nothing it left running reaches the host any more.
+    pub fn close(&self) {
+        self.open.store(false, Ordering::SeqCst);
+    }
+
+    /// Work that takes at most this long. Never returns once the doors are closed.
+    async fn takes(&self, at_most: Duration) {
+        self.alive().await;
+        self.host.fate.takes(at_most).await;
+        self.alive().await;
+    }
+
+    async fn alive(&self) {
+        if !self.open.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn space(&self) -> Result<()> {
+        if self.host.lock().faults.disk_full {
+            return Err(Error::insufficient("the disk that holds the VMs is full; free some space"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl hull_node::host::Host for Doors {
+    async fn facts(&self) -> Result<hull_node::host::HostFacts> {
+        self.alive().await;
+        Ok(hull_node::host::HostFacts {
+            hostname: self.host.name.clone(),
+            kernel: "6.1.0-sim".to_owned(),
+            cpus: 64,
+            memory: Bytes::gib(256),
+            memory_available: Bytes::gib(200),
+            disk: Bytes::gib(4096),
+            boot_id: format!("{}-boot-{}", self.host.name, self.host.lock().boot),
+        })
+    }
+}

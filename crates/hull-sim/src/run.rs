@@ -1,0 +1,64 @@
+//! One run, from its seed to its verdict.
+
+use crate::cloud::Cloud;
+
+/// What a run is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Where all chance comes from.
+    pub seed: u64,
+    /// Hosts.
+    pub nodes: usize,
+    /// Steps before everything is mended.
+    pub steps: usize,
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Promises broken; none where all is well.
+    pub broken: Vec<String>,
+    /// What was done.
+    pub journal: Vec<String>,
+    /// VMs that were created.
+    pub created: usize,
+    /// The store's last revision.
+    pub revisions: u64,
+}
+
+/// Runs it, on a runtime of its own whose time is paused.
+pub fn run(plan: Plan) -> Verdict {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime without I/O can always be made");
+    runtime.block_on(Box::pin(play(plan)))
+}
+
+async fn play(plan: Plan) -> Verdict {
+    let mut cloud = match Box::pin(Cloud::new(plan.seed, plan.nodes)).await {
+        Ok(cloud) => cloud,
+        Err(error) => {
+            let broken = vec![format!("the cloud could not be founded: {error}")];
+            return Verdict { broken, journal: Vec::new(), created: 0, revisions: 0 };
+        }
+    };
+    cloud.pass(std::time::Duration::from_secs(10)).await;
+    for _ in 0..plan.steps {
+        Box::pin(cloud.step()).await;
+        if !cloud.broken().is_empty() {
+            break;
+        }
+    }
+    if cloud.broken().is_empty() {
+        cloud.comes_to_rest().await;
+    }
+    if cloud.broken().is_empty() {
+        cloud.leaves_nothing().await;
+    }
+    let created = cloud.truth.history.values().flatten().filter(|event| event.action == "vm.create").count();
+    Verdict {
+        broken: cloud.broken(),
+        journal: std::mem::take(&mut cloud.journal),
+        created,
+        revisions: cloud.revision(),
+    }
+}
