@@ -1,0 +1,13 @@
+//! The server through HTTP on real sockets, with the in-memory store and nodes that are test doubles at the hub's link.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod bad_input;
+mod cloud;
+mod contract;
+mod images;
+mod lifecycle;
+mod link;
+mod listing;
+mod node;
+mod replay;
+mod tenants;
