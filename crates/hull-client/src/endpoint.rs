@@ -48,10 +48,14 @@ pub(crate) fn tls(ca_pem: &str) -> Result<ClientConfig> {
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         let certificate =
             certificate.map_err(|e| Error::invalid(format!("the server's CA certificate is not valid PEM: {e}")))?;
-        roots.add(certificate).map_err(|e| Error::invalid(format!("the server's CA certificate cannot be used: {e}")))?;
+        roots
+            .add(certificate)
+            .map_err(|e| Error::invalid(format!("the server's CA certificate cannot be used: {e}")))?;
     }
     if roots.is_empty() {
-        return Err(Error::invalid("the CA file holds no certificate; copy `pki/ca.pem` from the server's data directory"));
+        return Err(Error::invalid(
+            "the CA file holds no certificate; copy `pki/ca.pem` from the server's data directory",
+        ));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)

@@ -28,10 +28,9 @@ impl Client {
     /// A client of the server at this endpoint. The token may be absent for root over the unix socket; the project is the
     /// name or id calls are about, the server's `default` where absent.
     pub fn new(endpoint: Endpoint, token: Option<String>, project: Option<String>) -> Result<Self> {
-        let builder = reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).user_agent(concat!(
-            "hull/",
-            env!("CARGO_PKG_VERSION")
-        ));
+        let builder = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .user_agent(concat!("hull/", env!("CARGO_PKG_VERSION")));
         let builder = match &endpoint {
             Endpoint::Unix(path) => builder.unix_socket(path.as_path()).tls_backend_preconfigured(no_tls()?),
             Endpoint::Https { ca_pem, .. } => builder.tls_backend_preconfigured(tls(ca_pem)?),
@@ -85,7 +84,8 @@ impl Client {
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
         let request = self.request(Method::PUT, path, &[])?;
-        self.json(request.header("content-type", "application/octet-stream").body(reqwest::Body::wrap_stream(body))).await
+        self.json(request.header("content-type", "application/octet-stream").body(reqwest::Body::wrap_stream(body)))
+            .await
     }
 
     /// The URL of a path under the API.
@@ -147,7 +147,9 @@ impl Client {
             ));
         }
         if error.is_timeout() {
-            return Error::timeout(format!("{server} did not answer in time; the outcome is not known, look before trying again"));
+            return Error::timeout(format!(
+                "{server} did not answer in time; the outcome is not known, look before trying again"
+            ));
         }
         Error::unavailable(format!("the connection to {server} broke: {}", root_cause(error)))
     }
@@ -205,7 +207,10 @@ mod tests {
     fn the_project_is_added_unless_the_call_names_one() {
         let client = Client::new(Endpoint::Unix("/nowhere".into()), None, Some("p".into())).unwrap();
         assert_eq!(client.url("v1/vms", &[]).unwrap().query(), Some("project=p"));
-        assert_eq!(client.url("v1/vms", &[("all-projects", "true".into())]).unwrap().query(), Some("all-projects=true"));
+        assert_eq!(
+            client.url("v1/vms", &[("all-projects", "true".into())]).unwrap().query(),
+            Some("all-projects=true")
+        );
     }
 
     #[tokio::test]

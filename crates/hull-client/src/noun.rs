@@ -7,7 +7,9 @@ use hull_types::{
     image::{Image, ImageFormat},
     link::ExecResult,
     vm::VmState,
-    wire::{ExecRequest, Explanation, ImageCreate, ImageUpdate, List, PasswordRequest, VmAction, VmCreate, VmUpdate, VmView},
+    wire::{
+        ExecRequest, Explanation, ImageCreate, ImageUpdate, List, PasswordRequest, VmAction, VmCreate, VmUpdate, VmView,
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 

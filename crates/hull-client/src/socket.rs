@@ -47,7 +47,9 @@ impl Client {
         };
         let mut request = url.as_str().into_client_request().map_err(|e| Error::internal(e.to_string()))?;
         if let Some(token) = &self.token {
-            let value = format!("Bearer {token}").parse().map_err(|_| Error::unauthenticated("the token has characters that no token has"))?;
+            let value = format!("Bearer {token}")
+                .parse()
+                .map_err(|_| Error::unauthenticated("the token has characters that no token has"))?;
             request.headers_mut().insert("authorization", value);
         }
         match client_async(request, wire).await {

@@ -23,12 +23,16 @@ use hull_node::{
     Drivers, Node, NodeConfig, NodeHandle,
     host::{LocalHost, SystemClock},
     hypervisor::qemu::{QemuConfig, QemuHypervisor},
-    link::{Dialled, in_process},
+    link::{Connector, Dialled, Identity, Remote, in_process},
     network::{LinuxNetworks, NetworksConfig, Prefix},
-    storage::{ImageSource, LocalDisks},
+    storage::{ImageCache, ImageSource, LocalDisks},
     vm::records::FileRecords,
 };
-use hull_server::{Config, Server, ServerHandle, app::ctx::{Caller, Ctx}, env::Env};
+use hull_server::{
+    Config, Server, ServerHandle,
+    app::ctx::{Caller, Ctx},
+    env::Env,
+};
 use hull_store::embedded::{EmbeddedStore, Options};
 use hull_types::{
     error::{Error, Result},
@@ -164,8 +168,15 @@ impl Running {
         Ok(images)
     }
 
-    async fn remote_node(&mut self, _data: &Path, _prefix: &str) -> Result<()> {
-        Err(Error::unsupported("not yet"))
+    async fn remote_node(&mut self, data: &Path, prefix: &str) -> Result<()> {
+        let identity = Identity::load(&node_dir(data)).await?.ok_or_else(|| {
+            Error::conflict("this host has not joined a server; make a token there with `hull node join-token`, then `hull node join TOKEN` here")
+        })?;
+        let connector: Arc<dyn Connector> = Arc::new(Remote::new(&identity)?);
+        let images = Arc::new(ImageCache::new(node_dir(data).join("images"), Arc::clone(&connector)));
+        let drivers = drivers(data, prefix, images)?;
+        self.node = Some(Node::start(node_config(identity.node), drivers, connector).await?);
+        Ok(())
     }
 
     /// Ends tasks and connections, the node's first: its last reports still find the server.
@@ -236,14 +247,21 @@ pub(crate) fn host_name() -> String {
 }
 
 /// A data directory's lock.
-struct Lock(File);
+pub(crate) struct Lock(File);
 
 impl Lock {
-    fn take(data: &Path) -> Result<Self> {
+    /// Takes it; refused while another Hull has it.
+    pub(crate) fn take(data: &Path) -> Result<Self> {
         let path = data.join("hull.lock");
         let refuse = |e: std::io::Error| Error::invalid(format!("{} cannot be written: {e}", path.display()));
-        let mut file =
-            File::options().read(true).write(true).create(true).truncate(false).mode(0o644).open(&path).map_err(refuse)?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&path)
+            .map_err(refuse)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let holder = holder(&mut file).map_or_else(String::new, |(pid, _)| format!(" (process {pid})"));
             return Err(Error::conflict(format!(

@@ -45,7 +45,7 @@ impl FromStr for JoinToken {
 
     fn from_str(text: &str) -> Result<Self> {
         let refuse = || {
-            let what = "this is not a join token: it reads hull-join:<address>:<fingerprint>:<secret>; make one with `hull node token`";
+            let what = "this is not a join token: it reads hull-join:<address>:<fingerprint>:<secret>; make one with `hull node join-token`";
             Error::invalid(what)
         };
         let rest = text.trim().strip_prefix("hull-join:").ok_or_else(refuse)?;

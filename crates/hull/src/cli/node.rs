@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use hull_types::{
     error::Result,
+    name::Name,
     wire::{NodeUpdate, NodeView, Secret},
 };
 
@@ -48,7 +49,7 @@ pub(crate) enum Verb {
         token: String,
         /// This node's name; the host's where absent
         #[arg(long)]
-        name: Option<String>,
+        name: Option<Name>,
     },
     /// Run the node alone on this host
     Run {
@@ -107,9 +108,11 @@ impl Verb {
 
     pub(crate) fn run_local(self, global: &Global) -> Result<u8> {
         match self {
-            Self::Join { token, name } => local::join(data(global), &token, name),
-            Self::Run { host, run } => daemon::start(global.data_dir.clone(), &run, &Parts::Node { prefix: host.prefix() }),
-            Self::Local(verb) => verb.run(data(global), global.output),
+            Self::Join { token, name } => local::join(&data(global), &token, name),
+            Self::Run { host, run } => {
+                daemon::start(global.data_dir.clone(), &run, &Parts::Node { prefix: host.prefix() })
+            }
+            Self::Local(verb) => verb.run(&data(global), global.output),
             Self::List | Self::Show { .. } | Self::Maintenance { .. } | Self::Delete { .. } | Self::JoinToken => Ok(2),
         }
     }
