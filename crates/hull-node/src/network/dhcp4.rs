@@ -247,11 +247,28 @@ mod tests {
         assert_eq!(kind(&ask(Discover, |_| {})), Some((Offer, WEB, WEB)));
         assert_eq!(kind(&ask(Request, want(WEB))), Some((Ack, WEB, WEB)), "init-reboot");
         assert_eq!(kind(&ask(Request, want(other))), Some((Nak, none, Ipv4Addr::BROADCAST)), "another's address");
-        let renew = ask(Request, |message| drop(message.set_ciaddr(WEB)));
+        let renew = ask(Request, |message| {
+            message.set_ciaddr(WEB);
+        });
         assert_eq!(kind(&renew), Some((Ack, WEB, WEB)), "renewing");
-        assert_eq!(kind(&ask(Request, |m| drop(m.set_ciaddr(other)))), Some((Nak, none, Ipv4Addr::BROADCAST)));
-        assert_eq!(kind(&ask(Inform, |message| drop(message.set_ciaddr(WEB)))), Some((Ack, none, WEB)));
-        assert_eq!(kind(&ask(Inform, |message| drop(message.set_ciaddr(other)))), None);
+        assert_eq!(
+            kind(&ask(Request, |m| {
+                m.set_ciaddr(other);
+            })),
+            Some((Nak, none, Ipv4Addr::BROADCAST))
+        );
+        assert_eq!(
+            kind(&ask(Inform, |message| {
+                message.set_ciaddr(WEB);
+            })),
+            Some((Ack, none, WEB))
+        );
+        assert_eq!(
+            kind(&ask(Inform, |message| {
+                message.set_ciaddr(other);
+            })),
+            None
+        );
         assert_eq!(kind(&ask(Release, |_| {})), None);
         assert_eq!(kind(&ask(Decline, |_| {})), None);
     }
@@ -263,9 +280,24 @@ mod tests {
             message.opts_mut().insert(DhcpOption::RequestedIpAddress(WEB));
         });
         assert_eq!(kind(&elsewhere), None);
-        assert_eq!(kind(&ask(MessageType::Discover, |message| drop(message.set_chaddr(&mac(99).0)))), None);
-        assert_eq!(kind(&ask(MessageType::Discover, |message| drop(message.set_giaddr(WEB)))), None);
-        assert_eq!(kind(&ask(MessageType::Discover, |message| drop(message.set_opcode(Opcode::BootReply)))), None);
+        assert_eq!(
+            kind(&ask(MessageType::Discover, |message| {
+                message.set_chaddr(&mac(99).0);
+            })),
+            None
+        );
+        assert_eq!(
+            kind(&ask(MessageType::Discover, |message| {
+                message.set_giaddr(WEB);
+            })),
+            None
+        );
+        assert_eq!(
+            kind(&ask(MessageType::Discover, |message| {
+                message.set_opcode(Opcode::BootReply);
+            })),
+            None
+        );
     }
 
     #[test]

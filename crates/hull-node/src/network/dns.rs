@@ -144,7 +144,7 @@ pub(crate) fn refusal(query: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
     }
     // QR set, opcode and RD kept; RA set; all counts zero: the question may be what was malformed.
     header[2] = 0x80 | (header[2] & 0x79);
-    header[3] = 0x80 | u8::from(code.low());
+    header[3] = 0x80 | code.low();
     header[4..].fill(0);
     Some(header.to_vec())
 }

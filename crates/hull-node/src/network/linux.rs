@@ -18,6 +18,7 @@ use hull_types::{
 use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot},
+    task::AbortHandle,
 };
 
 use super::{
@@ -68,6 +69,14 @@ impl NetworksConfig {
 struct Handle {
     requests: mpsc::Sender<Request>,
     leases: Leases,
+    keeper: AbortHandle,
+}
+
+impl Drop for Handle {
+    /// A keeper in the middle of a repair must not outlive its instance and undo what another one does.
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
 }
 
 /// Networks as namespaces of this host.
@@ -111,8 +120,8 @@ impl LinuxNetworks {
         let handle = keepers.entry(network).or_insert_with(|| {
             let (requests, inbox) = mpsc::channel(16);
             let leases = Leases::default();
-            tokio::spawn(Keeper::new(Arc::clone(&self.common), network, Arc::clone(&leases)).run(inbox));
-            Handle { requests, leases }
+            let keeper = Keeper::new(Arc::clone(&self.common), network, Arc::clone(&leases));
+            Handle { requests, leases, keeper: tokio::spawn(keeper.run(inbox)).abort_handle() }
         });
         handle.requests.clone()
     }

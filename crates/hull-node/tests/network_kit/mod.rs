@@ -49,7 +49,19 @@ pub struct Bench {
     pub world: TestHost,
     pub prefix: Prefix,
     pub state: TempDir,
-    namespaces: String,
+    namespaces: Namespaces,
+}
+
+/// Everything that bears this prefix and a dash. The namespaces among it go with the bench: after its `networks`, which
+/// would repair them, as fields are dropped in order.
+struct Namespaces(String);
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in namespaces().into_iter().filter(|name| name.starts_with(&self.0)) {
+            let _ = Command::new("ip").args(["netns", "del", &name]).status();
+        }
+    }
 }
 
 impl Bench {
@@ -66,7 +78,7 @@ impl Bench {
         let state = tempfile::tempdir().unwrap();
         std::fs::write(Self::resolv_conf(&state), format!("nameserver {}\n", world.address())).unwrap();
         let networks = Self::open(&host, &prefix, &state);
-        let namespaces = format!("{}-", prefix.as_str());
+        let namespaces = Namespaces(format!("{}-", prefix.as_str()));
         Self { networks, host, world, prefix, state, namespaces }
     }
 
@@ -89,7 +101,7 @@ impl Bench {
     }
 
     pub fn namespace(&self, network: NetworkId) -> String {
-        format!("{}{}", self.namespaces, network.0.simple())
+        format!("{}{}", self.namespaces.0, network.0.simple())
     }
 
     /// Runs a shell line inside a network's own namespace.
@@ -100,7 +112,7 @@ impl Bench {
     /// Names of everything on the host that bears this Hull's prefix.
     pub fn traces(&self) -> Vec<String> {
         let mut traces: Vec<String> =
-            namespaces().into_iter().filter(|name| name.starts_with(&self.namespaces)).collect();
+            namespaces().into_iter().filter(|name| name.starts_with(&self.namespaces.0)).collect();
         let links = self.host.run("ip -o link; nft list tables").unwrap();
         traces.extend(links.lines().filter(|line| line.contains(self.prefix.as_str())).map(str::to_owned));
         traces
@@ -111,14 +123,6 @@ impl Bench {
         let port = &network.ports[port];
         let tap = self.networks.tap(network.id, port.id).await.unwrap();
         Guest::new(tap, port.mac, network.mtu)
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        for name in namespaces().into_iter().filter(|name| name.starts_with(&self.namespaces)) {
-            let _ = Command::new("ip").args(["netns", "del", &name]).status();
-        }
     }
 }
 
@@ -301,8 +305,10 @@ fn carry(near: OwnedFd, far: &OwnedFd, stop: &OwnedFd) -> OwnedFd {
             return near;
         }
         for (readable, from, to) in [(from_near, &near, far), (from_far, far, &near)] {
-            while readable {
-                let Ok(length) = rustix::io::read(from, &mut frame) else { break };
+            if !readable {
+                continue;
+            }
+            while let Ok(length) = rustix::io::read(from, &mut frame) {
                 // A tap that is down takes nothing, like a cable that is out.
                 let _ = rustix::io::write(to, &frame[..length]);
             }

@@ -183,7 +183,7 @@ fn inet_table(network: &DesiredNetwork, links: &LinkRange) -> String {
         text.push_str(&set("map", name, kind, elements));
     }
     for chain in &chains {
-        let _ = write!(text, "\tchain {} {{\n", chain.name);
+        let _ = writeln!(text, "\tchain {} {{", chain.name);
         for line in &chain.lines {
             let _ = writeln!(text, "\t\t{line}");
         }
