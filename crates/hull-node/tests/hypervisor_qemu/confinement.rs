@@ -1,6 +1,8 @@
 //! What a taken-over QEMU could reach.
 
+use hull_node::hypervisor::qmp::{Client, QmpError};
 use hull_types::vm::Profile;
+use serde_json::json;
 
 use crate::bench::{Bench, field, groups_of};
 
@@ -33,4 +35,32 @@ async fn qemu_runs_as_its_own_user_in_its_own_groups_and_network_with_a_filter()
     };
     assert_eq!(session(&pid.to_string()), pid.to_string(), "leads a session of its own");
     vmm.quit().await.unwrap();
+}
+
+/// What code inside QEMU could do, QEMU does for us: open a file by path.
+#[tokio::test]
+async fn a_taken_over_qemu_opens_neither_another_vms_disk_nor_the_hosts_files() {
+    let bench = Bench::new();
+    let vmm = bench.start(bench.empty()).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let anothers = elsewhere.path().join("disk.raw");
+    std::fs::write(&anothers, [0; 4096]).unwrap();
+    // Even where permissions would let it.
+    for (path, mode) in [(elsewhere.path(), 0o755), (anothers.as_path(), 0o666)] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    // The control socket takes one client: ours now.
+    drop(vmm);
+    let qmp = Client::open(bench.dir.join("qmp.sock"));
+    let own = bench.dir.join("qemu.log");
+    for path in [anothers.as_path(), own.as_path(), std::path::Path::new("/etc/hostname")] {
+        let file = json!({"driver": "file", "node-name": "stolen", "filename": path, "read-only": true});
+        let refused = qmp.run("blockdev-add", file).await.unwrap_err();
+        let QmpError::Refused { desc, .. } = refused else { panic!("{refused:?}") };
+        assert!(desc.contains("Permission denied"), "{desc}");
+    }
+    // The same question, where the answer is yes: a file of the system's.
+    let firmware =
+        json!({"driver": "file", "node-name": "bios", "filename": "/usr/share/seabios/bios.bin", "read-only": true});
+    qmp.run("blockdev-add", firmware).await.unwrap();
 }

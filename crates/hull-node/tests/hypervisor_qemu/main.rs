@@ -3,4 +3,6 @@
 
 mod bench;
 mod confinement;
+mod devices;
+mod kernels;
 mod lifecycle;

@@ -319,7 +319,14 @@ mod tests {
         let (frozen, asked) = tokio::join!(freeze, guest(&listener, &script));
         assert_eq!(frozen.unwrap(), 2);
         assert_eq!(asked, ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw"]);
-        write_durably(&dir.path().join("frozen.json"), &Frozen { until: Timestamp::now() }).unwrap();
+        let marker = dir.path().join("frozen.json");
+        let thawed = async {
+            while marker.exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), thawed).await.unwrap();
+        write_durably(&marker, &Frozen { until: Timestamp::now() }).unwrap();
         Agent::resume_thaw(&agent);
         assert_eq!(guest(&listener, &[r#"{"return": 2}"#]).await, ["guest-fsfreeze-thaw"]);
     }

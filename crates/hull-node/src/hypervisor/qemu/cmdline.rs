@@ -299,8 +299,8 @@ fn devices(plan: &Plan, line: &mut Line) {
         if pc {
             device["bus"] = json!(format!("port{index}"));
         }
-        // microvm's firmware takes no boot order: it starts its kernel.
-        if let (true, Some(boot_index)) = (pc, disk.boot_index) {
+        // A kernel loaded directly takes the first place itself, and QEMU refuses two at one place.
+        if let (None, Some(boot_index)) = (&plan.kernel, disk.boot_index) {
             device["bootindex"] = json!(boot_index);
         }
         line.device(&device);
@@ -348,3 +348,7 @@ fn direct_kernel(plan: &Plan, kernel: &KernelPlan, line: &mut Line) {
         line.add("-append", words.trim().to_owned());
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -27,6 +27,8 @@ use rustix::{
     thread::UnshareFlags,
 };
 
+use super::process::Process;
+
 /// Programs, libraries, firmware: readable by everyone on the host anyway.
 const SYSTEM: &[&str] = &["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/ld.so.preload"];
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
@@ -55,8 +57,8 @@ pub(super) struct Confined {
     pub log: File,
 }
 
-/// Starts it; gives its pid. The caller waits for it (or Hull's successor's init does).
-pub(super) fn spawn(process: Confined) -> io::Result<u32> {
+/// Starts it. Must be called within a tokio runtime, which reaps it when it ends.
+pub(super) fn spawn(process: Confined) -> io::Result<Process> {
     let mut command = Command::new(&process.program);
     command.args(&process.args).env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8");
     command.stdin(Stdio::null()).stdout(process.log.try_clone()?).stderr(process.log.try_clone()?);
@@ -69,8 +71,9 @@ pub(super) fn spawn(process: Confined) -> io::Result<u32> {
     // After the closure above: its descriptors must not be overwritten by those with fixed numbers.
     let mappings = process.fds.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
     command.fd_mappings(mappings).map_err(io::Error::other)?;
-    // Not waited for here: whoever watches the pidfd reaps it.
-    Ok(command.spawn()?.id())
+    let process = Process::open(command.spawn()?.id())?;
+    process.reap_when_ended();
+    Ok(process)
 }
 
 /// Runs in the child. What fails says so on standard error, which is the process's log: the parent sees the number only.

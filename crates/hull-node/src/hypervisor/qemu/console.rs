@@ -45,11 +45,19 @@ impl Hub {
 }
 
 async fn serve(socket: PathBuf, mut requests: mpsc::Receiver<Request>) {
-    while let Some(first) = requests.recv().await {
+    let mut left_over = None;
+    loop {
+        let first = match left_over.take() {
+            Some(request) => request,
+            None => match requests.recv().await {
+                Some(request) => request,
+                None => return,
+            },
+        };
         match sockets::connect(&socket).await {
             Ok(stream) => {
                 let (from_guest, to_guest) = stream.into_split();
-                share(first, &mut requests, from_guest, to_guest).await;
+                left_over = share(first, &mut requests, from_guest, to_guest).await;
             }
             Err(error) => answer(first, Err(error)),
         }
@@ -61,13 +69,14 @@ fn answer(request: Request, outcome: io::Result<DuplexStream>) {
     let _ = request.send(outcome);
 }
 
-/// Shares one connection until its last client leaves or the guest's side closes.
+/// Shares one connection until its last client leaves or the guest's side closes. A client that came just as the last
+/// one left is given back, for the next connection.
 async fn share(
     first: Request,
     requests: &mut mpsc::Receiver<Request>,
     mut from_guest: OwnedReadHalf,
     to_guest: OwnedWriteHalf,
-) {
+) -> Option<Request> {
     let (output, _) = broadcast::channel(PIECES);
     let (input, typed) = mpsc::channel(8);
     // Ends when no client is left to type.
@@ -82,19 +91,14 @@ async fn share(
     loop {
         tokio::select! {
             count = from_guest.read(&mut buffer) => match count {
-                Ok(0) | Err(_) => return,
+                Ok(0) | Err(_) => return None,
                 // The last client may just have left.
                 Ok(count) => drop(output.send(Bytes::copy_from_slice(&buffer[..count]))),
             },
-            _ = &mut typist => return,
+            _ = &mut typist => return None,
             request = requests.recv() => match (request, input.upgrade()) {
                 (Some(request), Some(input)) => answer(request, Ok(client(output.subscribe(), input))),
-                // The connection is about to close under this client: it asks again and gets a new one.
-                (Some(request), None) => {
-                    answer(request, Err(io::ErrorKind::ConnectionReset.into()));
-                    return;
-                }
-                (None, _) => return,
+                (request, _) => return request,
             },
         }
     }
@@ -168,6 +172,20 @@ mod tests {
         let mut heard = [0; 5];
         guest.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, b"root\n");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_comes_as_the_last_one_leaves_is_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("serial.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let hub = Hub::open(path);
+        for _ in 0..100 {
+            let mut client = hub.attach().await.unwrap();
+            let mut guest = listener.accept().await.unwrap().0;
+            guest.write_all(b"x").await.unwrap();
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 1);
+        }
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use rustix::{
@@ -18,6 +18,8 @@ pub(super) struct Process {
     pub pid: u32,
     /// Readable once it has ended.
     fd: Arc<AsyncFd<OwnedFd>>,
+    /// How it ended, once someone has asked the kernel, which tells it only once and only to the parent.
+    status: Arc<OnceLock<Option<String>>>,
 }
 
 impl Process {
@@ -26,7 +28,7 @@ impl Process {
         let fd = rustix::process::pidfd_open(to_pid(pid)?, PidfdFlags::NONBLOCK)?;
         // SAFETY: the descriptor is owned by what is registered, and closed only after it.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
-        Ok(Self { pid, fd: Arc::new(fd) })
+        Ok(Self { pid, fd: Arc::new(fd), status: Arc::default() })
     }
 
     /// The process with this number, if it is the one that started then.
@@ -48,7 +50,17 @@ impl Process {
     /// Returns when it has ended: the sentence of how, where we are its parent.
     pub(super) async fn ended(&self) -> io::Result<Option<String>> {
         let _ready = self.fd.readable().await?;
-        Ok(self.reap())
+        Ok(self.status.get_or_init(|| self.reap()).clone())
+    }
+
+    /// Sees to it that a child does not stay as a zombie, whoever else watches it.
+    pub(super) fn reap_when_ended(&self) {
+        let process = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = process.ended().await {
+                tracing::warn!(pid = process.pid, %error, "cannot watch a child process");
+            }
+        });
     }
 
     /// Sends SIGKILL; nothing happens where it has ended.

@@ -6,8 +6,12 @@
 //! ```
 
 use std::{
+    fs::File,
     io,
-    os::unix::fs::PermissionsExt,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::Mutex,
     time::Duration,
@@ -24,7 +28,7 @@ use tokio::sync::watch;
 
 use super::{
     QemuHypervisor,
-    cgroup::Limits,
+    cgroup::{Cgroups, Limits},
     cmdline,
     confine::{self, Confined},
     inputs::{self, Inputs},
@@ -79,8 +83,12 @@ async fn launch(hypervisor: &QemuHypervisor, mut spec: VmmSpec) -> Result<QemuVm
 
     // Names go into QEMU's options and the process list.
     spec.name.retain(|c| !c.is_control());
-    let process = spawn(hypervisor, spec, shape, accel, uid, &files).await?;
-    let unless_done = KillOnDrop(Some(process.clone()));
+    let (cgroups, program) = (hypervisor.cgroups.clone(), hypervisor.config.program.clone());
+    let launch = Launch { vm, uid, accel, files: files.clone(), cgroups, program };
+    // If this future is dropped meanwhile, so is the outcome, and with it the process.
+    let spawning = tokio::task::spawn_blocking(move || launch.spawn(spec, shape)).await;
+    let unless_done = spawning.map_err(|error| failed("starting it", io::Error::other(error)))??;
+    let process = unless_done.process()?;
     let qmp = Client::open(files.qmp());
     await_answer(&qmp, &process, &files).await?;
     if let Some(state) = state {
@@ -116,6 +124,10 @@ async fn launch(hypervisor: &QemuHypervisor, mut spec: VmmSpec) -> Result<QemuVm
 struct KillOnDrop(Option<Process>);
 
 impl KillOnDrop {
+    fn process(&self) -> Result<Process> {
+        self.0.clone().ok_or_else(|| Error::internal("QEMU was let go of before it ran"))
+    }
+
     fn keep(mut self) {
         self.0 = None;
     }
@@ -131,56 +143,76 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// Opens the machine's parts and starts its processes.
-async fn spawn(
-    hypervisor: &QemuHypervisor,
-    spec: VmmSpec,
-    shape: Shape,
-    accel: Accel,
+/// What the processes of a start have in common.
+struct Launch {
+    vm: VmId,
     uid: u32,
-    files: &Files,
-) -> Result<Process> {
-    let (vm, files, cgroups) = (spec.vm, files.clone(), hypervisor.cgroups.clone());
-    let program = hypervisor.config.program.clone();
-    let spawning = tokio::task::spawn_blocking(move || {
-        let Inputs { plan, fds, readable, tpm } = inputs::open(spec, shape, accel, uid)?;
-        let confined = |program: PathBuf, args, fds| -> io::Result<Confined> {
-            Ok(Confined {
-                program,
-                args,
-                fds,
-                uid,
-                group: None,
-                cgroups: cgroups.doors(vm)?,
-                devices: Vec::new(),
-                readable: Vec::new(),
-                home: None,
-                log: fresh_log(&files.qemu_log())?,
-            })
-        };
-        let failed = |program: &Path, package: &str, error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => missing(program, package),
-            _ => Error::internal(format!("cannot start {}: {error}{}", program.display(), said(&files))),
-        };
+    accel: Accel,
+    files: Files,
+    cgroups: Cgroups,
+    program: PathBuf,
+}
+
+impl Launch {
+    /// Opens the machine's parts and starts its processes. Blocks.
+    fn spawn(&self, spec: VmmSpec, shape: Shape) -> Result<KillOnDrop> {
+        let Inputs { plan, fds, readable, tpm } = inputs::open(spec, shape, self.accel, self.uid)?;
+        let log = fresh_log(&self.files.qemu_log()).map_err(|error| self.failed(&self.program, "", &error))?;
         if let Some(socket) = tpm {
             let swtpm = Path::new(SWTPM);
-            let home = own_directory(&files.dir.join("tpm"), uid).map_err(|error| failed(swtpm, "swtpm", error))?;
-            let (args, fd) = (swtpm_arguments(), vec![(socket, 3)]);
-            let process = confined(swtpm.to_owned(), args, fd).map(|c| Confined { home: Some(home), ..c });
-            process.and_then(confine::spawn).map_err(|error| failed(swtpm, "swtpm", error))?;
+            self.spawn_tpm(socket, &log).map_err(|error| self.failed(swtpm, "swtpm", &error))?;
         }
-        let process = confined(program.clone(), cmdline::arguments(&plan), fds).and_then(|mut qemu| {
-            qemu.readable = readable;
-            if accel == Accel::Kvm {
-                qemu.devices.push(KVM.into());
-                qemu.group = inputs::device_group(Path::new(KVM));
-            }
-            confine::spawn(qemu)
+        let process = self.confined(&log).and_then(|confined| {
+            let kvm = self.accel == Accel::Kvm;
+            confine::spawn(Confined {
+                args: cmdline::arguments(&plan),
+                fds,
+                readable,
+                devices: kvm.then(|| KVM.into()).into_iter().collect(),
+                group: kvm.then(|| inputs::device_group(Path::new(KVM))).flatten(),
+                ..confined
+            })
         });
-        process.map_err(|error| failed(&program, "qemu-system-x86", error))
-    });
-    let pid = spawning.await.map_err(|error| Error::internal(format!("starting {vm:?} failed: {error}")))??;
-    Process::open(pid).map_err(|error| Error::internal(format!("QEMU of {vm:?} ended at once: {error}")))
+        process
+            .map(|process| KillOnDrop(Some(process)))
+            .map_err(|error| self.failed(&self.program, "qemu-system-x86", &error))
+    }
+
+    /// It ends with the socket's other end, which is QEMU's.
+    fn spawn_tpm(&self, socket: OwnedFd, log: &File) -> io::Result<()> {
+        let home = own_directory(&self.files.dir.join("tpm"), self.uid)?;
+        let confined = self.confined(log)?;
+        confine::spawn(Confined {
+            program: SWTPM.into(),
+            args: swtpm_arguments(),
+            fds: vec![(socket, 3)],
+            home: Some(home),
+            ..confined
+        })
+        .map(drop)
+    }
+
+    fn confined(&self, log: &File) -> io::Result<Confined> {
+        Ok(Confined {
+            program: self.program.clone(),
+            args: Vec::new(),
+            fds: Vec::new(),
+            uid: self.uid,
+            group: None,
+            cgroups: self.cgroups.doors(self.vm)?,
+            devices: Vec::new(),
+            readable: Vec::new(),
+            home: None,
+            log: log.try_clone()?,
+        })
+    }
+
+    fn failed(&self, program: &Path, package: &str, error: &io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::NotFound => missing(program, package),
+            _ => Error::internal(format!("cannot start {}: {error}{}", program.display(), said(&self.files))),
+        }
+    }
 }
 
 /// The error for a program that is not on this host.
@@ -195,9 +227,11 @@ fn said(files: &Files) -> String {
     }
 }
 
-/// Both processes of a start share one log, which begins anew with the first of them.
-fn fresh_log(path: &Path) -> io::Result<std::fs::File> {
-    log::open(path)
+/// The log both processes of a start share; what earlier ones said is not theirs.
+fn fresh_log(path: &Path) -> io::Result<File> {
+    let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    file.set_len(0)?;
+    Ok(file)
 }
 
 /// A directory that belongs to the VM's user.

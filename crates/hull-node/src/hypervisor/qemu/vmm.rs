@@ -3,7 +3,10 @@
 use std::{
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -96,6 +99,8 @@ pub(super) struct QemuVmm {
     console: console::Hub,
     agent: Arc<agent::Agent>,
     watcher: Option<AbortHandle>,
+    /// Viewers so far: names of descriptors must not repeat while two are on their way.
+    viewers: AtomicU64,
 }
 
 impl Drop for QemuVmm {
@@ -116,7 +121,7 @@ impl QemuVmm {
         if !ended {
             agent::Agent::resume_thaw(&agent);
         }
-        Self { console: console::Hub::open(shared.files.serial()), agent, watcher, shared }
+        Self { console: console::Hub::open(shared.files.serial()), agent, watcher, viewers: AtomicU64::new(0), shared }
     }
 
     async fn wait_gone(&self, within: Duration) -> bool {
@@ -228,8 +233,9 @@ impl Vmm for QemuVmm {
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(|error| fail(error.into()))?;
         let ours = UnixStream::from_std(ours.into()).map_err(fail)?;
-        self.pass("vnc", theirs).await?;
-        let arguments = json!({"protocol": "vnc", "fdname": "vnc", "skipauth": true});
+        let name = format!("vnc{}", self.viewers.fetch_add(1, Ordering::Relaxed));
+        self.pass(&name, theirs).await?;
+        let arguments = json!({"protocol": "vnc", "fdname": name, "skipauth": true});
         self.shared.qmp.run("add_client", arguments).await.map_err(|error| self.shared.explain(error))?;
         Ok(Box::new(ours))
     }
