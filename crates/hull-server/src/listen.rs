@@ -212,6 +212,7 @@ fn peer(stream: &UnixStream) -> Peer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use axum::{Extension, routing::get};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -95,7 +95,8 @@ impl Metrics {
         self.nodes_ready.set(ready as u64);
         self.lag.set(newest.saturating_sub(seen));
         let mut text = String::new();
-        encode(&mut text, &self.registry).map_err(|e| Error::internal(format!("the metrics have no text form: {e}")))?;
+        encode(&mut text, &self.registry)
+            .map_err(|e| Error::internal(format!("the metrics have no text form: {e}")))?;
         writeln!(text).map_err(|e| Error::internal(e.to_string()))?;
         Ok(text)
     }

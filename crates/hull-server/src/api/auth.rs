@@ -84,7 +84,9 @@ impl Gate {
                 token.expires_at.is_none_or(|until| now < until).then(|| Caller::bearer(token))
             })
             .ok_or_else(|| {
-                Error::unauthenticated("the token is unknown or has expired; an admin makes a new one with `hull token create`")
+                Error::unauthenticated(
+                    "the token is unknown or has expired; an admin makes a new one with `hull token create`",
+                )
             })
     }
 

@@ -143,7 +143,12 @@ async fn vnc(State(app): State<Arc<App>>, ctx: Ctx, Path(vm): Path<String>, up: 
 #[utoipa::path(get, path = "/v1/vms/{vm}/tcp/{port}", tag = "guests",
     params(("vm" = String, Path, description = "Name or id"), ("port" = u16, Path, description = "TCP port")),
     responses((status = 101)))]
-async fn tcp(State(app): State<Arc<App>>, ctx: Ctx, Path((vm, port)): Path<(String, u16)>, up: Upgrade) -> Answer<Response> {
+async fn tcp(
+    State(app): State<Arc<App>>,
+    ctx: Ctx,
+    Path((vm, port)): Path<(String, u16)>,
+    up: Upgrade,
+) -> Answer<Response> {
     open(&app, &ctx, &vm, StreamTarget::Tcp { port }, up).await
 }
 

@@ -86,7 +86,8 @@ async fn upload(
     Path(image): Path<String>,
     request: Request,
 ) -> Answer<Response> {
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+    let length =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     let body = request.into_body().into_data_stream().map_err(std::io::Error::other);
     let source = Source::Stream { reader: Box::pin(StreamReader::new(body)), size: length };
     Ok(shown(&app.upload_image(&ctx, &image, source).await?))

@@ -131,7 +131,11 @@ async fn stream(
 }
 
 /// An image's stored bytes, by their name.
-async fn image(State(door): State<Door>, peer: Option<Extension<Peer>>, Path(digest): Path<Digest>) -> Answer<Response> {
+async fn image(
+    State(door): State<Door>,
+    peer: Option<Extension<Peer>>,
+    Path(digest): Path<Digest>,
+) -> Answer<Response> {
     node(peer)?;
     let blob = door.app.image_store()?.open_blob(&digest).await?;
     let length = blob.metadata().map_err(|e| Error::internal(format!("image {digest}: {e}")))?.len();

@@ -85,7 +85,9 @@ impl ListQuery {
             ("hidden", self.hidden),
         ];
         match given.iter().find(|(name, given)| *given && !filters.contains(name)) {
-            Some((name, _)) => Err(Error::invalid(format!("?{name} is no filter of this listing")).at(format!("?{name}"))),
+            Some((name, _)) => {
+                Err(Error::invalid(format!("?{name} is no filter of this listing")).at(format!("?{name}")))
+            }
             None => Ok(self),
         }
     }
@@ -122,7 +124,8 @@ impl ListQuery {
             Err(error) => line(&Problem::from(error)),
         });
         let body = Body::from_stream(lines);
-        Ok(([(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")], body).into_response())
+        Ok(([(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")], body)
+            .into_response())
     }
 }
 

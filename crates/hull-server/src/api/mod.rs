@@ -129,6 +129,8 @@ async fn measure(State(app): State<Arc<App>>, request: Request, next: Next) -> R
 async fn room(State(room): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     match room.try_acquire() {
         Ok(_place) => next.run(request).await,
-        Err(_) => problem::Refusal(Error::unavailable("too many requests at once; try again in a moment")).into_response(),
+        Err(_) => {
+            problem::Refusal(Error::unavailable("too many requests at once; try again in a moment")).into_response()
+        }
     }
 }

@@ -91,6 +91,7 @@ fn document(error: Error, id: &RequestId) -> Response {
 }
 
 /// A handler panicked: a defect, told as such without its innards.
+#[allow(clippy::needless_pass_by_value, reason = "the layer hands it over")]
 pub(crate) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     tracing::error!(panic = text.unwrap_or("?"), "a handler panicked");

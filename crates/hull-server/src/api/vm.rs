@@ -12,8 +12,8 @@ use hull_types::{
     vm::VmState,
     wire::{Explanation, List, VmAction, VmCreate, VmUpdate, VmView},
 };
-use serde::{Serialize, de::IntoDeserializer};
 use serde::Deserialize;
+use serde::{Serialize, de::IntoDeserializer};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -26,7 +26,7 @@ use super::{
 use crate::app::{
     App,
     ctx::Ctx,
-    vm::{LISTING, Filter},
+    vm::{Filter, LISTING},
 };
 
 pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {

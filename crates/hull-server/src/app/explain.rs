@@ -41,7 +41,9 @@ impl App {
                 .ports
                 .iter()
                 .filter_map(|&port| state.ports.get(port))
-                .filter_map(|port| Some((Port::clone(&port.value), state.networks.get(port.network)?.meta.name.clone())))
+                .filter_map(|port| {
+                    Some((Port::clone(&port.value), state.networks.get(port.network)?.meta.name.clone()))
+                })
                 .collect();
             let events = state.events.after(Some(found.meta.project), None).filter(|event| event.resource.id == id.0);
             let mut events: Vec<Event> = events.map(|event| Event::clone(&event.value)).collect();

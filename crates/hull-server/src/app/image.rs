@@ -81,7 +81,9 @@ fn own<'a>(ctx: &Ctx, state: &'a State, text: &str) -> Result<&'a Doc<Image>> {
     let image = find(ctx, state, text)?;
     if !ctx.caller.sees(image.meta.project) {
         let name = &image.meta.name;
-        return Err(Error::forbidden(format!("image {name} belongs to another project; you may use it, not change it")));
+        return Err(Error::forbidden(format!(
+            "image {name} belongs to another project; you may use it, not change it"
+        )));
     }
     ctx.matches(image.revision)?;
     Ok(image)
@@ -206,7 +208,8 @@ impl App {
     /// `Forbidden`; `NotFound`; `Conflict` where it has bytes or is getting some; what the import finds.
     pub async fn upload_image(&self, ctx: &Ctx, text: &str, source: Source) -> Result<Revised<Image>> {
         let id = self.cache.read(|state| own(ctx, state, text).map(|image| image.id))?;
-        let receiving = self.receive_image(id).ok_or_else(|| Error::conflict("its bytes are coming in already; wait"))?;
+        let receiving =
+            self.receive_image(id).ok_or_else(|| Error::conflict("its bytes are coming in already; wait"))?;
         self.bring_in(ctx, receiving, source).await?;
         self.cache.read(|state| state.images.get(id).map(revised).ok_or_else(|| missing::<Image>(text, None)))
     }
@@ -239,10 +242,12 @@ impl App {
     pub(crate) async fn bring_in(&self, ctx: &Ctx, receiving: Receiving, source: Source) -> Result<()> {
         let id = receiving.id;
         let images = self.image_store()?.clone();
-        self.step(ctx, id, |image, call| hull_core::image::begin(image, call)).await?;
+        self.step(ctx, id, hull_core::image::begin).await?;
         let received = self.receive(ctx, id, &images, source).await;
         match received {
-            Ok(content) => self.step(ctx, id, |image, call| Ok(hull_core::image::ready(image, content.clone(), call))).await,
+            Ok(content) => {
+                self.step(ctx, id, |image, call| Ok(hull_core::image::ready(image, content.clone(), call))).await
+            }
             Err(error) => {
                 self.step(ctx, id, |image, call| Ok(hull_core::image::failed(image, &error.detail, call))).await?;
                 Err(error)
@@ -260,7 +265,7 @@ impl App {
         let mut last = 0;
         loop {
             tokio::select! {
-                imported = &mut import => return imported.map(content),
+                imported = &mut import => return imported.map(|imported| content(&imported)),
                 _ = tick.tick() => {
                     let now = done.load(Ordering::Relaxed);
                     if now != last {
@@ -332,7 +337,7 @@ impl Drop for Receiving {
     }
 }
 
-fn content(imported: Imported) -> ImageContent {
+fn content(imported: &Imported) -> ImageContent {
     ImageContent {
         digest: imported.digest,
         format: match imported.format {

@@ -67,7 +67,12 @@ impl<T: Noun, V> Listing<T, V> {
     }
 
     /// Walks what `whose` may hold after an id, in order of ids.
-    fn walk<'a>(&self, state: &'a State, whose: Whose, after: Option<Uuid>) -> impl Iterator<Item = &'a Doc<T>> + use<'a, T, V>
+    fn walk<'a>(
+        &self,
+        state: &'a State,
+        whose: Whose,
+        after: Option<Uuid>,
+    ) -> impl Iterator<Item = &'a Doc<T>> + use<'a, T, V>
     where
         T: 'a,
         V: 'a,

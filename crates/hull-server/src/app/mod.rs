@@ -95,7 +95,18 @@ impl App {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let started_at = env.now();
-        Arc::new(Self { store, cache, env, images, hub, metrics, started_at, turns: Mutex::default(), receiving: Arc::default(), door: OnceLock::new() })
+        Arc::new(Self {
+            store,
+            cache,
+            env,
+            images,
+            hub,
+            metrics,
+            started_at,
+            turns: Mutex::default(),
+            receiving: Arc::default(),
+            door: OnceLock::new(),
+        })
     }
 
     /// Says how hosts that join find and trust this server; the first word counts.

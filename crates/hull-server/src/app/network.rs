@@ -23,8 +23,12 @@ pub const NETWORKS: Listing<Network, Revised<Network>> = Listing {
 };
 
 /// How security groups are listed.
-pub const GROUPS: Listing<SecurityGroup, Revised<SecurityGroup>> =
-    Listing { kinds: &[Kind::SecurityGroup], table: |state| &state.groups, shared: None, view: |_, doc, _| revised(doc) };
+pub const GROUPS: Listing<SecurityGroup, Revised<SecurityGroup>> = Listing {
+    kinds: &[Kind::SecurityGroup],
+    table: |state| &state.groups,
+    shared: None,
+    view: |_, doc, _| revised(doc),
+};
 
 /// How ports are listed.
 pub const PORTS: Listing<Port, Revised<Port>> =

@@ -132,7 +132,8 @@ impl App {
         self.change(ctx, |state, call| {
             let node = find(state, text)?;
             ctx.matches(node.revision)?;
-            let placed: Vec<&Vm> = state.vms_on(node.id).filter_map(|id| state.vms.get(id)).map(|vm| &*vm.value).collect();
+            let placed: Vec<&Vm> =
+                state.vms_on(node.id).filter_map(|id| state.vms.get(id)).map(|vm| &*vm.value).collect();
             Ok((hull_core::node::delete(node, state.answers(node.id), &placed, call)?, ()))
         })
         .await

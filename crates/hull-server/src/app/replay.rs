@@ -48,8 +48,8 @@ impl App {
     /// Stores the answer with the change.
     pub(super) fn remember<T: Serialize>(&self, ctx: &Ctx, plan: &mut Plan, answer: &T) -> Result<()> {
         let Some(replay) = &ctx.replay else { return Ok(()) };
-        let answer = serde_json::to_value(answer)
-            .map_err(|e| Error::internal(format!("the answer has no JSON form: {e}")))?;
+        let answer =
+            serde_json::to_value(answer).map_err(|e| Error::internal(format!("the answer has no JSON form: {e}")))?;
         let key = keys::replay(ctx.caller.token(), &replay.key);
         plan.when(Compare::Absent(key.clone().into()), None);
         plan.put(key, &Replay { fingerprint: replay.fingerprint, answer, at: self.env.now() })

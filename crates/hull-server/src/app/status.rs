@@ -25,11 +25,7 @@ impl App {
     }
 
     /// VMs by state.
-    pub(crate) fn count(
-        &self,
-        state: &State,
-        of: impl Fn(hull_types::id::ProjectId) -> bool,
-    ) -> BTreeMap<String, u64> {
+    pub(crate) fn count(&self, state: &State, of: impl Fn(hull_types::id::ProjectId) -> bool) -> BTreeMap<String, u64> {
         let now = self.env.now();
         let mut vms = BTreeMap::new();
         for doc in state.vms.iter().filter(|vm| of(vm.meta.project)) {

@@ -147,9 +147,13 @@ impl App {
     pub fn admits(&self, join_secret: &str) -> Result<TokenId> {
         let (wanted, now) = (digest(join_secret), self.env.now());
         self.cache
-            .read(|state| state.joins.iter().find(|join| join.secret_digest == wanted && now < join.expires_at).map(|j| j.id))
+            .read(|state| {
+                state.joins.iter().find(|join| join.secret_digest == wanted && now < join.expires_at).map(|j| j.id)
+            })
             .ok_or_else(|| {
-                Error::unauthenticated("the join token is unknown or has expired; make a new one with `hull node token`")
+                Error::unauthenticated(
+                    "the join token is unknown or has expired; make a new one with `hull node token`",
+                )
             })
     }
 
@@ -180,7 +184,9 @@ fn find<'a>(
 fn no_replay(ctx: &Ctx) -> Result<()> {
     match ctx.replay {
         // A stored answer would keep the secret, which is to be seen once and kept nowhere.
-        Some(_) => Err(Error::invalid("secrets are not made under an Idempotency-Key; leave it out").at("Idempotency-Key")),
+        Some(_) => {
+            Err(Error::invalid("secrets are not made under an Idempotency-Key; leave it out").at("Idempotency-Key"))
+        }
         None => Ok(()),
     }
 }

@@ -55,7 +55,12 @@ fn view(state: &State, vm: &Doc<Vm>, now: Timestamp) -> VmView {
         state: stands.state,
         reason: stands.reason,
         settled: stands.settled,
-        addresses: vm.ports.iter().filter_map(|&port| state.ports.get(port)).flat_map(|port| addresses(state, port)).collect(),
+        addresses: vm
+            .ports
+            .iter()
+            .filter_map(|&port| state.ports.get(port))
+            .flat_map(|port| addresses(state, port))
+            .collect(),
         placement: state.placement(vm.id).map(|placement| Placement::clone(&placement.value)),
         status: state.status(vm.id).map(|status| VmStatus::clone(&status.value)),
         revision: vm.revision,
@@ -137,7 +142,12 @@ pub(crate) fn deleting<T>(state: &State, vm: &Vm, decide: impl FnOnce(&Deleting<
 }
 
 /// A kernel as a request names it, found.
-pub(crate) fn kernel<'a>(ctx: &Ctx, state: &'a State, wanted: &'a DirectBootRequest, field: &str) -> Result<Kernel<'a>> {
+pub(crate) fn kernel<'a>(
+    ctx: &Ctx,
+    state: &'a State,
+    wanted: &'a DirectBootRequest,
+    field: &str,
+) -> Result<Kernel<'a>> {
     let at = |text: &str, part: &str| match image::find(ctx, state, text) {
         Ok(image) => Ok(&*image.value),
         Err(error) => Err(error.at(format!("{field}/{part}"))),
@@ -166,20 +176,14 @@ fn nics<'a>(ctx: &Ctx, state: &'a State, request: &'a VmCreate) -> Result<Vec<Wa
         None => Ok(vec![find(hull_core::network::DEFAULT, None)?]),
         Some(nics) => {
             let wanted = nics.iter().enumerate();
-            let found = wanted.map(|(at, nic)| {
-                find(&nic.network, Some(nic)).map_err(|e: Error| e.at(format!("/nics/{at}/network")))
-            });
+            let found = wanted
+                .map(|(at, nic)| find(&nic.network, Some(nic)).map_err(|e: Error| e.at(format!("/nics/{at}/network"))));
             found.collect()
         }
     }
 }
 
-fn decide_create(
-    ctx: &Ctx,
-    state: &State,
-    request: &VmCreate,
-    call: &mut Call<'_>,
-) -> Result<(Changes, List<VmView>)> {
+fn decide_create(ctx: &Ctx, state: &State, request: &VmCreate, call: &mut Call<'_>) -> Result<(Changes, List<VmView>)> {
     let project = ctx.project_for(Role::Member, state)?;
     let image = |text: &str| image::find(ctx, state, text).map_err(|e| e.at("/image"));
     let keypairs = request.keypairs.iter().enumerate().map(|(at, text)| {
@@ -207,7 +211,10 @@ fn decide_create(
             usage: usage(state, project.id),
             image: request.image.as_deref().map(image).transpose()?.map(|image| &*image.value),
             kernel: request.kernel.as_ref().map(|wanted| kernel(ctx, state, wanted, "/kernel")).transpose()?,
-            flavor: flavor.map(|text| flavor::find(state, text).map_err(|e| e.at("/flavor"))).transpose()?.map(|f| &*f.value),
+            flavor: flavor
+                .map(|text| flavor::find(state, text).map_err(|e| e.at("/flavor")))
+                .transpose()?
+                .map(|f| &*f.value),
             keypairs: &keypairs,
             nics: &nics,
             nodes: &node::candidates(state),

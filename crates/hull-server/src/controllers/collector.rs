@@ -63,7 +63,8 @@ async fn purge_vm(app: &App, id: VmId) -> Result<()> {
 
 /// Removes a record, then its bytes where no other record names them.
 async fn purge_image(app: &App, id: ImageId) -> Result<()> {
-    let digest = app.cache.read(|state| state.images.get(id).and_then(|image| image.content.as_ref().map(|c| c.digest)));
+    let digest =
+        app.cache.read(|state| state.images.get(id).and_then(|image| image.content.as_ref().map(|c| c.digest)));
     app.purge_image(id).await?;
     let (Some(digest), Ok(images)) = (digest, app.image_store()) else { return Ok(()) };
     let named = app.cache.read(|state| named(state).contains(&digest));

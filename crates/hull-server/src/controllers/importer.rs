@@ -48,9 +48,10 @@ impl Importer {
         if self.app.image_store().is_err() {
             return Ok(());
         }
-        let needs: Vec<(ImageId, Need)> = self.app.cache.read(|state| {
-            state.images.iter().filter_map(|image| Some((image.id, need(image)?))).collect()
-        });
+        let needs: Vec<(ImageId, Need)> = self
+            .app
+            .cache
+            .read(|state| state.images.iter().filter_map(|image| Some((image.id, need(image)?))).collect());
         for (id, need) in needs {
             match need {
                 Need::Fail => self.fail(id).await?,
@@ -74,7 +75,10 @@ impl Importer {
             Ok(url) => url,
             Err(error) => {
                 let error = Error::invalid(format!("{url:?} is not a URL: {error}"));
-                return self.app.step(&ctx, id, |image, call| Ok(hull_core::image::failed(image, &error.detail, call))).await;
+                return self
+                    .app
+                    .step(&ctx, id, |image, call| Ok(hull_core::image::failed(image, &error.detail, call)))
+                    .await;
             }
         };
         let app = self.app.clone();

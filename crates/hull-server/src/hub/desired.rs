@@ -31,9 +31,7 @@ pub fn vm(state: &State, node: NodeId, id: VmId) -> Option<DesiredVm> {
         revision: vm.revision,
         image: vm.boot.image.as_ref().and_then(|image| content(state, image)),
         rescue_image: rescue.and_then(|image| content(state, image)),
-        nics: ports(state, vm)
-            .map(|port| DesiredNic { port: port.id, network: port.network, mac: port.mac })
-            .collect(),
+        nics: ports(state, vm).map(|port| DesiredNic { port: port.id, network: port.network, mac: port.mac }).collect(),
     })
 }
 
@@ -117,7 +115,7 @@ impl Told {
         let mut desired = Desired { full: true, ..Desired::default() };
         let vms: Vec<VmId> = state.vms_on(self.node).collect();
         let networks = vms.iter().filter_map(|&id| state.vms.get(id)).flat_map(|vm| networks_of(state, vm)).collect();
-        self.tell(state, vms.into_iter().collect(), networks, &mut desired);
+        self.tell(state, &vms.into_iter().collect(), networks, &mut desired);
         desired
     }
 
@@ -142,13 +140,13 @@ impl Told {
             }
         }
         let mut desired = Desired::default();
-        self.tell(state, vms, networks, &mut desired);
+        self.tell(state, &vms, networks, &mut desired);
         desired
     }
 
     /// Adds those of the candidates that differ from what the node was told.
-    fn tell(&mut self, state: &State, vms: BTreeSet<VmId>, networks: BTreeSet<NetworkId>, desired: &mut Desired) {
-        for id in vms {
+    fn tell(&mut self, state: &State, vms: &BTreeSet<VmId>, networks: BTreeSet<NetworkId>, desired: &mut Desired) {
+        for &id in vms {
             match vm(state, self.node, id) {
                 Some(vm) => {
                     let stamp = (vm.revision, vm.generation, vm.image.is_some(), vm.rescue_image.is_some());
@@ -160,17 +158,18 @@ impl Told {
                 None => {}
             }
         }
-        for id in networks.union(&self.networks.keys().copied().collect()).copied() {
-            if !networks.contains(&id) && desired.vms_removed.is_empty() {
-                continue;
-            }
+        let mut networks = networks;
+        if !desired.vms_removed.is_empty() {
+            // A VM that left may have been the last of its networks here.
+            networks.extend(self.networks.keys());
+        }
+        for id in networks {
             let held = state.networks.get(id).map(|held| network(state, self.node, held));
             match held.filter(|held| held.ports.iter().any(|port| port.local)) {
+                Some(held) if self.networks.get(&id) == Some(&held) => {}
                 Some(held) => {
-                    if self.networks.get(&id) != Some(&held) {
-                        self.networks.insert(id, held.clone());
-                        desired.networks.push(held);
-                    }
+                    self.networks.insert(id, held.clone());
+                    desired.networks.push(held);
                 }
                 None if self.networks.remove(&id).is_some() => desired.networks_removed.push(id),
                 None => {}

@@ -30,13 +30,7 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(epoch: u64, to: mpsc::Sender<ToNode>) -> Self {
-        Self {
-            epoch,
-            to,
-            waiting: Mutex::default(),
-            calls: AtomicU64::new(1),
-            ended: CancellationToken::new(),
-        }
+        Self { epoch, to, waiting: Mutex::default(), calls: AtomicU64::new(1), ended: CancellationToken::new() }
     }
 
     pub(super) fn end(&self) {

@@ -130,7 +130,9 @@ impl Hub {
         let opened = match self.call(node, call, DIAL_BACK).await {
             Ok(_) => match tokio::time::timeout(DIAL_BACK, dialled).await {
                 Ok(Ok(io)) => Ok(io),
-                _ => Err(Error::timeout(format!("node {} did not open the stream in time; try again", self.name(node)))),
+                _ => {
+                    Err(Error::timeout(format!("node {} did not open the stream in time; try again", self.name(node))))
+                }
             },
             Err(error) => Err(error),
         };

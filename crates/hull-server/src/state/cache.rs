@@ -182,3 +182,56 @@ async fn list(store: &Arc<dyn Store>) -> Result<(State, u64), StoreError> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use hull_store::{Entry, memory::MemoryStore};
+    use hull_types::{flavor::Flavor, flavor::Resources, name::Name, units};
+
+    use super::*;
+    use crate::state::keys::Kind;
+
+    fn put(revision: u64) -> Batch {
+        let id = uuid::Uuid::from_u128(u128::from(revision));
+        let flavor = Flavor {
+            id: id.into(),
+            name: Name::new(&format!("f{revision}")).unwrap(),
+            description: String::new(),
+            resources: Resources { vcpus: 1, memory: units::Bytes::gib(1), disk: units::Bytes::ZERO },
+            created_at: hull_types::Timestamp::UNIX_EPOCH,
+        };
+        let (modified, value) = (Revision(revision), serde_json::to_vec(&flavor).unwrap().into());
+        let entry =
+            Entry { key: Kind::Flavor.key(id).into(), value, created: modified, modified, version: 1, lease: None };
+        Batch { revision: modified, changes: vec![Change::Put(entry)] }
+    }
+
+    #[tokio::test]
+    async fn who_falls_too_far_behind_is_told_to_list_again() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let cache = Cache::load(&store).await.unwrap();
+        let newest = LOG as u64 + 10;
+        (1..=newest).for_each(|revision| cache.take(&put(revision)));
+        assert_eq!(cache.now(), newest);
+        assert_eq!(cache.since(9), Err(Behind));
+        let (changed, upto) = cache.since(10).unwrap();
+        assert_eq!((changed.len(), changed[0].revision, upto), (LOG, 11, newest));
+        assert_eq!(cache.read(|state| state.flavors.len()), LOG + 10);
+        assert!(cache.read(|state| state.flavors.named(None, "f3").is_some()));
+    }
+
+    #[tokio::test]
+    async fn a_document_that_cannot_be_read_leaves_the_older_one() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let cache = Cache::load(&store).await.unwrap();
+        cache.take(&put(1));
+        let mut broken = put(1);
+        let Change::Put(entry) = &mut broken.changes[0] else { unreachable!("it is a put") };
+        entry.value = bytes::Bytes::from_static(b"{");
+        broken.revision = Revision(2);
+        cache.take(&broken);
+        assert_eq!(cache.now(), 2);
+        assert!(cache.read(|state| state.flavors.named(None, "f1").is_some()));
+    }
+}

@@ -67,7 +67,8 @@ impl Plan {
     /// Where it has no JSON form.
     pub fn put(&mut self, key: impl Into<Key>, document: &impl Serialize) -> Result<()> {
         let key = key.into();
-        let value = serde_json::to_vec(document).map_err(|e| Error::internal(format!("{key} has no JSON form: {e}")))?;
+        let value =
+            serde_json::to_vec(document).map_err(|e| Error::internal(format!("{key} has no JSON form: {e}")))?;
         self.txn.ops.push(Op::Put { key, value: value.into(), lease: None });
         Ok(())
     }

@@ -210,6 +210,7 @@ fn broken(path: &Path, error: &dyn std::error::Error) -> Error {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

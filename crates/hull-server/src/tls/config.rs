@@ -46,6 +46,7 @@ pub fn node_of(certificate: &CertificateDer<'_>) -> Option<NodeId> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -16,7 +16,10 @@ fn the_description_checked_in_is_the_one_generated() {
         std::fs::write(CHECKED_IN, &generated).unwrap();
     }
     let checked_in = std::fs::read_to_string(CHECKED_IN).unwrap_or_default();
-    assert!(checked_in == generated, "openapi.json is out of date; run this test with HULL_BLESS=1 and commit the file");
+    assert!(
+        checked_in == generated,
+        "openapi.json is out of date; run this test with HULL_BLESS=1 and commit the file"
+    );
     assert!(generated.contains("\"openapi\": \"3.1.0\""));
 }
 
@@ -51,7 +54,11 @@ async fn metrics_tell_requests_vms_and_nodes() {
     let _node = crate::node::FakeNode::attach(cloud.app(), "n1").await;
     cloud.until("/v1/status", "with a node", |status| status.body["nodes_ready"] == 1).await;
     let text = String::from_utf8(cloud.client.get("/metrics").await.bytes.to_vec()).unwrap();
-    for line in ["hull_nodes_ready 1", "hull_watch_lag_revisions 0", "hull_http_requests_total{method=\"GET\",route=\"/v1/status\""] {
+    for line in [
+        "hull_nodes_ready 1",
+        "hull_watch_lag_revisions 0",
+        "hull_http_requests_total{method=\"GET\",route=\"/v1/status\"",
+    ] {
         assert!(text.contains(line), "{line} is not in:\n{text}");
     }
 }

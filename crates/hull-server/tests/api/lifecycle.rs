@@ -19,7 +19,8 @@ async fn a_vm_is_made_used_and_deleted_and_nothing_is_left() {
     cloud.client.post("/v1/keypairs", json!({"name": "me", "public_key": KEY})).await.created();
     let before = cloud.client.get("/v1/projects/default").await.ok()["usage"].clone();
 
-    let request = json!({"name": "web1", "image": "debian", "flavor": "small", "keypairs": ["me"], "user_data": "aGk="});
+    let request =
+        json!({"name": "web1", "image": "debian", "flavor": "small", "keypairs": ["me"], "user_data": "aGk="});
     let made = cloud.client.post("/v1/vms", request).await.created();
     let view = &made["items"][0];
     assert_eq!(view["state"], "scheduling");
@@ -34,9 +35,14 @@ async fn a_vm_is_made_used_and_deleted_and_nothing_is_left() {
     assert!(told.image.is_some() && told.nics.len() == 1);
     assert_eq!(cloud.client.get("/v1/vms/web1/user-data").await.ok()["user_data"], "aGk=");
 
-    for (action, state) in [("pause", "paused"), ("resume", "running"), ("suspend", "suspended"), ("resume", "running"),
-        ("stop", "stopped"), ("start", "running")]
-    {
+    for (action, state) in [
+        ("pause", "paused"),
+        ("resume", "running"),
+        ("suspend", "suspended"),
+        ("resume", "running"),
+        ("stop", "stopped"),
+        ("start", "running"),
+    ] {
         cloud.client.post("/v1/vms/web1/actions", json!({"action": action})).await.ok();
         settled(&cloud, "web1", state).await;
     }
@@ -59,7 +65,8 @@ async fn a_vm_is_made_used_and_deleted_and_nothing_is_left() {
 
     let id = running["id"].as_str().unwrap();
     let history = cloud.client.get(&format!("/v1/events?resource={id}")).await.ok();
-    let actions: Vec<&str> = history["items"].as_array().unwrap().iter().map(|e| e["action"].as_str().unwrap()).collect();
+    let actions: Vec<&str> =
+        history["items"].as_array().unwrap().iter().map(|e| e["action"].as_str().unwrap()).collect();
     assert_eq!(actions.first(), Some(&"vm.create"), "{actions:?}");
     assert!(actions.contains(&"vm.delete"), "{actions:?}");
 }

@@ -47,9 +47,8 @@ async fn filters_choose() {
     cloud.image("debian").await;
     let body = json!({"name": "w", "count": 3, "image": "debian", "flavor": "micro"});
     let made = cloud.client.post("/v1/vms", body).await.created();
-    let count = async |query: &str| {
-        cloud.client.get(&format!("/v1/vms?{query}")).await.ok()["items"].as_array().unwrap().len()
-    };
+    let count =
+        async |query: &str| cloud.client.get(&format!("/v1/vms?{query}")).await.ok()["items"].as_array().unwrap().len();
     assert_eq!(count("name=w-2").await, 1);
     assert_eq!(count("state=scheduling").await, 3);
     assert_eq!(count("state=running").await, 0);
@@ -125,5 +124,4 @@ async fn a_watch_is_taken_up_where_it_broke_without_gap_or_repeat() {
     }
     writer.await.unwrap();
     assert_eq!(seen, (0..60).map(|n| format!("f{n:02}")).collect::<Vec<_>>());
-    cloud.client.get("/v1/flavors?watch=true&since=0").await.refused("precondition-failed");
 }

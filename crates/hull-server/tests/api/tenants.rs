@@ -83,7 +83,10 @@ async fn root_needs_no_token_on_the_socket() {
     let cloud = Cloud::start().await;
     let http = reqwest::Client::builder()
         .unix_socket(cloud.dir.path().join("hull.sock"))
-        .tls_backend_preconfigured(crate::cloud::tls(&std::fs::read(cloud.dir.path().join("pki/ca.pem")).unwrap(), None))
+        .tls_backend_preconfigured(crate::cloud::tls(
+            &std::fs::read(cloud.dir.path().join("pki/ca.pem")).unwrap(),
+            None,
+        ))
         .build()
         .unwrap();
     let answer = http.get("http://hull/v1/whoami").send().await.unwrap();
