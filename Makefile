@@ -26,8 +26,8 @@ test: ## install what tests need and run them all (as root)
 	@scripts/test.sh
 
 .PHONY: bench
-bench: ## measure against the budgets and print the table
-	@scripts/bench.sh
+bench: ## measure against the budgets and print the table; ARGS=quick is shorter
+	@scripts/bench.sh $(ARGS)
 
 .PHONY: lint
 lint: ## formatting, clippy with warnings denied, licences
