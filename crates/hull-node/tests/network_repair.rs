@@ -80,8 +80,7 @@ async fn restarts_repeats_and_new_rules_cost_a_stream_no_packet() {
     let outward = format!("ping -i 0.01 -q {}", bench.world.address());
     let streams = [guest.start(&outward), guest.start("ping -i 0.01 -q 10.90.31.11")];
 
-    let held =
-        |bench: &Bench| bench.inside(network.id, "nft -a list ruleset | grep -v counter; ip link; ip addr; ip route");
+    let held = |bench: &Bench| bench.inside(network.id, "nft -a -s -t list ruleset; ip link; ip addr; ip route");
     let before = held(&bench);
     bench.networks.apply(&network).await.unwrap();
     bench.restart();
