@@ -18,8 +18,8 @@ use tokio::{
 
 use crate::network::Networks;
 
-/// How often a network is looked over; applying is cheap where nothing is wrong.
-const REPAIR_EVERY: Duration = Duration::from_secs(5);
+/// How often a network is made so again, unasked. Drivers may watch over their networks more closely themselves.
+const REPAIR_EVERY: Duration = Duration::from_secs(15);
 /// How soon a failed attempt is repeated.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// How long a VM's start waits for its network.
@@ -141,7 +141,7 @@ async fn keep(
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(network = %id, %error, "a network could not be removed; trying again");
-                    REPAIR_EVERY
+                    RETRY_AFTER
                 }
             },
             Some(network) => match driver.apply(&network).await {

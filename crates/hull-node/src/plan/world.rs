@@ -168,7 +168,7 @@ impl World {
     pub(super) fn tick(&mut self) -> bool {
         let plan = self.plan();
         match (plan.step, plan.wake_at) {
-            (Some(step), _) => self.act(step),
+            (Some(step), _) => self.act(&step),
             (None, Some(at)) => self.now = at.max(self.now),
             (None, None) => return false,
         }
@@ -185,16 +185,16 @@ impl World {
         panic!("does not come to rest: {:#?}\n{:?}", self.steps, self.plan());
     }
 
-    fn act(&mut self, step: Step) {
+    fn act(&mut self, step: &Step) {
         let boot_id = self.boot_id.clone();
-        self.record.begin(&step, &boot_id, self.now);
+        self.record.begin(step, &boot_id, self.now);
         self.steps.push(step.clone());
         if let Some((_, error)) = self.failing.as_ref().filter(|(act, _)| Some(*act) == step.act()) {
-            self.record.failed(&step, ReasonCode::Other, error, self.now);
+            self.record.failed(step, ReasonCode::Other, error, self.now);
             return;
         }
-        let outcome = self.effect(&step);
-        self.record.done(&step, outcome, &boot_id, self.now);
+        let outcome = self.effect(step);
+        self.record.done(step, outcome, &boot_id, self.now);
     }
 
     fn effect(&mut self, step: &Step) -> StepOutcome {
