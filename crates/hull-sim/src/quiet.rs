@@ -6,7 +6,7 @@ use hull_core::vm::state::rest;
 use hull_node::hypervisor::RunState;
 use hull_types::{
     project::Usage,
-    vm::VmPhase,
+    vm::{VmPhase, VmState},
     wire::{VmAction, VmView},
 };
 
@@ -126,6 +126,7 @@ impl Cloud {
 /// Whether a VM stays as it is until someone acts.
 fn rests(view: &VmView) -> bool {
     let kept = view.reason.as_ref().is_some_and(|reason| reason.deadline.is_none() && !reason.message.is_empty());
-    let going = view.vm.deleted_at.is_some();
+    // Every node is up by now, so that one which does not answer yet is on its way.
+    let going = view.vm.deleted_at.is_some() || view.state == VmState::Unknown;
     !going && (view.settled || kept)
 }

@@ -1,5 +1,7 @@
 //! One run, from its seed to its verdict.
 
+use std::collections::BTreeMap;
+
 use crate::cloud::Cloud;
 
 /// What a run is made of.
@@ -20,8 +22,8 @@ pub struct Verdict {
     pub broken: Vec<String>,
     /// What was done.
     pub journal: Vec<String>,
-    /// VMs that were created.
-    pub created: usize,
+    /// How often each kind of event was written, `vm.create` and so on; rests by their state, `vm.state running`.
+    pub history: BTreeMap<String, usize>,
     /// The store's last revision.
     pub revisions: u64,
 }
@@ -38,7 +40,7 @@ async fn play(plan: Plan) -> Verdict {
         Ok(cloud) => cloud,
         Err(error) => {
             let broken = vec![format!("the cloud could not be founded: {error}")];
-            return Verdict { broken, journal: Vec::new(), created: 0, revisions: 0 };
+            return Verdict { broken, journal: Vec::new(), history: BTreeMap::new(), revisions: 0 };
         }
     };
     cloud.pass(std::time::Duration::from_secs(10)).await;
@@ -54,11 +56,15 @@ async fn play(plan: Plan) -> Verdict {
     if cloud.broken().is_empty() {
         cloud.leaves_nothing().await;
     }
-    let created = cloud.truth.history.values().flatten().filter(|event| event.action == "vm.create").count();
-    Verdict {
-        broken: cloud.broken(),
-        journal: std::mem::take(&mut cloud.journal),
-        created,
-        revisions: cloud.revision(),
+    Verdict { broken: cloud.broken(), history: count(&cloud), revisions: cloud.revision(), journal: cloud.journal }
+}
+
+fn count(cloud: &Cloud) -> BTreeMap<String, usize> {
+    let mut history = BTreeMap::new();
+    for event in cloud.truth.history.values().flatten() {
+        let state = event.message.split(':').next().filter(|_| event.action == "vm.state");
+        let kind = state.map_or_else(|| event.action.clone(), |state| format!("vm.state {state}"));
+        *history.entry(kind).or_default() += 1;
     }
+    history
 }

@@ -1,12 +1,14 @@
 //! Never twice, never stuck, nothing leaked, history complete: by many seeds.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+
 use hull_sim::run::{Plan, run};
 
 /// Seeds that once broke a promise.
 const REGRESSIONS: &[u64] = &[];
 
-fn check(plan: Plan) -> usize {
+fn check(plan: Plan) -> BTreeMap<String, usize> {
     let verdict = run(plan);
     assert!(
         verdict.broken.is_empty(),
@@ -16,7 +18,7 @@ fn check(plan: Plan) -> usize {
         verdict.broken.join("\n"),
         verdict.journal.join("\n"),
     );
-    verdict.created
+    verdict.history
 }
 
 fn seeds(from: u64, count: u64) -> Vec<u64> {
@@ -26,9 +28,47 @@ fn seeds(from: u64, count: u64) -> Vec<u64> {
     }
 }
 
+/// What runs must have come to see, or they would show nothing.
+const SEEN: &[&str] = &[
+    "vm.create",
+    "vm.delete",
+    "vm.gone",
+    "vm.place",
+    "vm.exit",
+    "vm.start",
+    "vm.stop",
+    "vm.reboot",
+    "vm.pause",
+    "vm.resume",
+    "vm.suspend",
+    "vm.resize",
+    "vm.rebuild",
+    "vm.rescue",
+    "vm.unrescue",
+    "vm.lock",
+    "vm.unlock",
+    "vm.update",
+    "vm.state running",
+    "vm.state paused",
+    "vm.state stopped",
+    "vm.state suspended",
+    "vm.state failed",
+    "image.create",
+    "image.delete",
+    "image.gone",
+];
+
 fn many(from: u64, count: u64) {
-    let created: usize = seeds(from, count).into_iter().map(|seed| check(Plan { seed, nodes: 3, steps: 60 })).sum();
-    assert!(created > 0, "runs that create nothing show nothing");
+    let seeds = seeds(from, count);
+    let mut seen = BTreeMap::<String, usize>::new();
+    for &seed in &seeds {
+        for (kind, times) in check(Plan { seed, nodes: 3, steps: 80 }) {
+            *seen.entry(kind).or_default() += times;
+        }
+    }
+    let unseen: Vec<_> = SEEN.iter().filter(|kind| !seen.contains_key(**kind)).collect();
+    assert!(seeds.len() == 1 || unseen.is_empty(), "no run came to {unseen:?}; seen: {seen:?}");
+    eprintln!("{} runs: {seen:?}", seeds.len());
 }
 
 #[test]
@@ -44,6 +84,14 @@ fn promises_hold_whatever_happens_2() {
 #[test]
 fn seeds_that_once_broke_a_promise_hold() {
     for &seed in REGRESSIONS {
-        check(Plan { seed, nodes: 3, steps: 60 });
+        check(Plan { seed, nodes: 3, steps: 80 });
     }
+}
+
+#[test]
+fn a_seed_is_one_run() {
+    let plan = Plan { seed: 7, nodes: 3, steps: 60 };
+    let (one, other) = (run(plan), run(plan));
+    assert_eq!(one.journal, other.journal);
+    assert_eq!((one.revisions, one.history), (other.revisions, other.history));
 }

@@ -202,3 +202,69 @@ impl hull_node::host::Host for Doors {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use hull_node::hypervisor::{Hypervisor, VmmSpec};
+    use hull_types::flavor::Resources;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn spec() -> VmmSpec {
+        VmmSpec {
+            vm: VmId(Uuid::from_u128(1)),
+            dir: PathBuf::from("/sim/vm"),
+            name: "web".into(),
+            profile: Default::default(),
+            firmware: Default::default(),
+            secure_boot: false,
+            tpm: false,
+            resources: Resources { vcpus: 1, memory: Bytes::mib(64), disk: Bytes::ZERO },
+            disks: vec![],
+            kernel: None,
+            nics: vec![],
+            restore: None,
+            paused: false,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_hypervisor_and_a_forgotten_one_are_seen() {
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new());
+        let doors = host.doors();
+        doors.start(spec()).await.unwrap();
+        assert!(host.broken().is_empty());
+        doors.start(spec()).await.unwrap();
+        assert!(host.broken()[0].contains("a second hypervisor"));
+        doors.clear(spec().vm, &spec().dir).await.unwrap();
+        assert!(host.broken()[1].contains("was forgotten"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_goes_with_the_disk_it_was_saved_with_only() {
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new());
+        let doors = host.doors();
+        let file = PathBuf::from("/sim/vm/memory");
+        let vmm = doors.start(spec()).await.unwrap();
+        vmm.save(&file).await.unwrap();
+        vmm.quit().await.unwrap();
+        let restore = || VmmSpec { restore: Some(file.clone()), paused: true, ..spec() };
+        let vmm = doors.start(restore()).await.unwrap();
+        vmm.resume().await.unwrap();
+        vmm.quit().await.unwrap();
+        assert_eq!(host.broken(), [""; 0]);
+        doors.start(restore()).await.unwrap();
+        assert!(host.broken()[0].contains("moved on"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closed_doors_let_nobody_through() {
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new());
+        let doors = host.doors();
+        doors.close();
+        let through = tokio::time::timeout(Duration::from_secs(3600), doors.start(spec())).await;
+        assert!(through.is_err() && host.alive().is_empty());
+    }
+}
