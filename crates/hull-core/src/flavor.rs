@@ -38,6 +38,7 @@ fn claim(flavor: &Flavor) -> Claim {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use hull_types::{flavor::Resources, units::Bytes};
 

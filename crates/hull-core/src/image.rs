@@ -306,5 +306,6 @@ fn told(image: &Image, action: &str, message: &str, call: &mut Call<'_>) -> Even
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "image_tests.rs"]
 mod tests;

@@ -82,6 +82,7 @@ fn told(keypair: &Keypair, action: &str, message: &str, call: &mut Call<'_>) -> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::testing::{Seeded, call, name, project};

@@ -30,4 +30,5 @@ pub mod restart;
 pub mod vm;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod testing;

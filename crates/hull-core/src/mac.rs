@@ -39,6 +39,7 @@ pub fn check(mac: Mac, used: &BTreeSet<Mac>, taken: &BTreeSet<Mac>) -> Result<Ma
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::testing::Seeded;

@@ -73,6 +73,7 @@ fn meta(project: ProjectId, description: &str, call: &Call<'_>) -> Result<Meta> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::testing::{PROJECT, Seeded, call};

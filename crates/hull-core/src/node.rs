@@ -67,6 +67,7 @@ fn told(node: &Node, action: &str, message: &str, call: &mut Call<'_>) -> Event 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use hull_types::{Timestamp, vm::Vm};
 

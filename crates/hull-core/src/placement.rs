@@ -213,6 +213,7 @@ pub fn clock(at: Timestamp, now: Timestamp) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

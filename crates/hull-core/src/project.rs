@@ -103,6 +103,7 @@ fn told(project: &Project, action: &str, message: &str, call: &mut Call<'_>) -> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::testing::{self, Seeded, call, name};

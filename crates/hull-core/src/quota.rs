@@ -80,6 +80,7 @@ pub fn take(quota: &Quota, used: Usage, more: Usage) -> Result<Usage> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

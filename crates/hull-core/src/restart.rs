@@ -85,6 +85,7 @@ fn rest(policy: RestartPolicy, exit: &Exit) -> Reason {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     clock::SimClock,
     fate::Fate,
+    founding,
     host::{Doors, Host},
     life::LifeStore,
     link::{Cable, Dialled, SimConnector, Switchboard},
@@ -89,11 +90,12 @@ impl Cloud {
             seen: Revision(0),
         };
         cloud.start_server().await;
-        crate::founding::found(&cloud).await?;
+        founding::found(&cloud).await?;
         for number in 1..=nodes {
             let name =
                 Name::new(&format!("n{number}")).map_err(|why| hull_types::error::Error::internal(why.to_string()))?;
-            let id = cloud.app().expect("the server was just started").join_node(&ctx(), &name).await?;
+            let app = cloud.app().ok_or_else(|| hull_types::error::Error::unavailable("the server did not start"))?;
+            let id = app.join_node(&ctx(), &name).await?;
             let host = Host::new(name.as_str(), cloud.fate.clone(), cloud.clock);
             cloud.nodes.push(SimNode { id, host, cable: watch::Sender::new(Cable::Whole), life: None });
             cloud.start_node(number - 1).await;

@@ -55,7 +55,10 @@ async fn commit(
             Plan::new(decide(state, &mut call)?, state)
         })?;
         match plan.commit(&store).await? {
-            Committed::At(revision) => return Ok(app.cache().reached(revision).await),
+            Committed::At(revision) => {
+                app.cache().reached(revision).await;
+                return Ok(());
+            }
             Committed::Stale => app.catch_up().await?,
         }
     }

@@ -408,5 +408,6 @@ fn lock(vm: &Vm, locked: bool, call: &mut Call<'_>) -> Result<Changes> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "action_tests.rs"]
 mod tests;

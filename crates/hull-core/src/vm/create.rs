@@ -432,5 +432,6 @@ fn port(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "create_tests.rs"]
 mod tests;

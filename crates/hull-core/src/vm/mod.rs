@@ -20,8 +20,10 @@ pub mod state;
 pub mod update;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 pub(crate) mod testing;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 use hull_types::{

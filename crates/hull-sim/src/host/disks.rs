@@ -43,7 +43,7 @@ impl Doors {
             inner.machines.get(&vm).is_some_and(|m| m.is_alive() && m.root.as_ref() == Some(&path))
         };
         if used {
-            self.host.broke(format!("{} was removed under a living hypervisor", path.display()));
+            self.host.broke(&format!("{} was removed under a living hypervisor", path.display()));
         }
     }
 }

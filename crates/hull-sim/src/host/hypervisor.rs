@@ -47,7 +47,7 @@ impl Hypervisor for Doors {
         self.takes(Duration::from_millis(200)).await;
         let living = self.host.lock().machines.get(&vm).is_some_and(|machine| machine.is_alive());
         if living {
-            self.host.broke(format!("a living hypervisor of {vm} was forgotten"));
+            self.host.broke(&format!("a living hypervisor of {vm} was forgotten"));
         }
         self.host.lock().machines.remove(&vm);
         Ok(())
@@ -80,13 +80,13 @@ impl Doors {
             (fails, second, missing, moved_on)
         };
         if second {
-            self.host.broke(format!("a second hypervisor was started for {vm}"));
+            self.host.broke(&format!("a second hypervisor was started for {vm}"));
         }
         if missing {
-            self.host.broke(format!("{vm} was started without its disk"));
+            self.host.broke(&format!("{vm} was started without its disk"));
         }
         if moved_on {
-            self.host.broke(format!("{vm} was restored from memory that its disk has moved on from"));
+            self.host.broke(&format!("{vm} was restored from memory that its disk has moved on from"));
         }
         if fails { Err(Error::internal("the hypervisor exited at once: simulated")) } else { Ok(()) }
     }

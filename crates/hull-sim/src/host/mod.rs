@@ -148,7 +148,7 @@ impl Host {
         ])
     }
 
-    fn broke(&self, what: String) {
+    fn broke(&self, what: &str) {
         self.lock().broken.push(format!("{}: {what}", self.name));
     }
 }
