@@ -9,10 +9,11 @@ use crate::{Compare, Entry, Key, LeaseId, Op, Result, Revision, StoreError, Txn}
 
 /// The longest key, in bytes.
 pub const MAX_KEY: usize = 1024;
-/// The most bytes of values in one transaction, and so the largest value: etcd's default `--max-request-bytes`.
-pub const MAX_VALUE: usize = 1536 * 1024;
-/// The most conditions, and the most changes, in one transaction: etcd's default `--max-txn-ops`.
-pub const MAX_OPS: usize = 128;
+/// The most bytes of values in one transaction, and so the largest value. A thousand VMs made by one call are one
+/// transaction; etcd must be started with `--max-request-bytes` above this.
+pub const MAX_VALUE: usize = 8 << 20;
+/// The most conditions, and the most changes, in one transaction; etcd's `--max-txn-ops` must be as high.
+pub const MAX_OPS: usize = 10_000;
 
 /// Refuses a transaction that breaks the rules, before any engine looks at it.
 pub(crate) fn check(txn: &Txn) -> Result<()> {
