@@ -1,7 +1,7 @@
 //! Images: records by `hull_core::image`, bytes by `hull_image`.
 //!
 //! Bytes come in by upload (the caller waits) or from the record's URL (the import controller fetches). Both go through
-//! [`App::bring_in`]: begin, receive with progress, ready or failed. A server that stops meanwhile leaves the record in
+//! `bring_in`: begin, receive with progress, ready or failed. A server that stops meanwhile leaves the record in
 //! `importing`; the import controller begins again with what has a URL and fails the rest.
 
 use std::{
@@ -19,7 +19,7 @@ use hull_types::{
     digest::Digest,
     error::{Error, Result},
     id::ImageId,
-    image::{Image, ImageContent, ImageFormat, ImageKind, ImageProgress},
+    image::{Image, ImageContent, ImageFormat, ImageKind, ImagePhase, ImageProgress},
     token::Role,
     units::Bytes,
     vm::Vm,
@@ -242,7 +242,12 @@ impl App {
     pub(crate) async fn bring_in(&self, ctx: &Ctx, receiving: Receiving, source: Source) -> Result<()> {
         let id = receiving.id;
         let images = self.image_store()?.clone();
-        self.step(ctx, id, hull_core::image::begin).await?;
+        self.step(ctx, id, |image, call| match (image.phase, &image.source_url) {
+            // A fetch that a server which stopped had begun: it goes on from the start.
+            (ImagePhase::Importing, Some(_)) => Ok(Changes::none()),
+            _ => hull_core::image::begin(image, call),
+        })
+        .await?;
         let received = self.receive(ctx, id, &images, source).await;
         match received {
             Ok(content) => {

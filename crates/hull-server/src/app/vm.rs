@@ -1,5 +1,7 @@
 //! VMs: names become documents here, `hull_core::vm` decides, views are put together.
 
+use std::collections::BTreeSet;
+
 use hull_core::{
     call::Call,
     change::Changes,
@@ -159,17 +161,20 @@ pub(crate) fn kernel<'a>(
     })
 }
 
+/// What is taken of a network without ports.
+static UNUSED: NetworkUse = NetworkUse { addresses: BTreeSet::new(), macs: BTreeSet::new() };
+
 /// A NIC as a request names it: its network, addresses wanted, MAC wanted.
 struct Wanted<'a> {
     network: &'a Network,
-    used: NetworkUse,
+    used: &'a NetworkUse,
     request: Option<&'a hull_types::wire::NicRequest>,
 }
 
 fn nics<'a>(ctx: &Ctx, state: &'a State, request: &'a VmCreate) -> Result<Vec<Wanted<'a>>> {
     let find = |text: &str, request| {
         let network = network::find(ctx, state, text)?;
-        let used = state.network_use(network.id).cloned().unwrap_or_default();
+        let used = state.network_use(network.id).unwrap_or(&UNUSED);
         Ok(Wanted { network, used, request })
     };
     match &request.nics {
@@ -197,7 +202,7 @@ fn decide_create(ctx: &Ctx, state: &State, request: &VmCreate, call: &mut Call<'
         .iter()
         .map(|nic| Nic {
             network: nic.network,
-            used: &nic.used,
+            used: nic.used,
             addresses: nic.request.map_or(&[], |request| request.addresses.as_slice()),
             mac: nic.request.and_then(|request| request.mac),
             security_groups: &groups,

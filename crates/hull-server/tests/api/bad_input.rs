@@ -178,3 +178,23 @@ async fn a_name_is_taken_once() {
     let ours = json!({"name": "default"});
     cloud.client.post("/v1/projects", ours).await.refused("already-exists");
 }
+
+#[tokio::test]
+async fn many_vms_of_one_call_are_all_made_or_none() {
+    let cloud = Cloud::start().await;
+    cloud.image("debian").await;
+    cloud.client.patch("/v1/images/debian", json!({"visibility": "public"})).await.ok();
+    let unlimited = json!({"vms": null, "vcpus": null, "memory": null, "disk": null, "images": null, "ports": null});
+    cloud.client.post("/v1/projects", json!({"name": "big", "quota": unlimited})).await.created();
+    let many = |name: &str, user_data: &str| {
+        json!({"name": name, "count": 1000, "image": "debian", "flavor": "micro", "start": false, "user_data": user_data})
+    };
+    let heavy = "A".repeat(64 << 10);
+    cloud.client.post("/v1/vms?project=big", many("h", &heavy)).await.refused("invalid");
+    assert_eq!(cloud.client.get("/v1/projects/big").await.ok()["usage"]["vms"], 0, "none was made");
+    let made = cloud.client.post("/v1/vms?project=big", many("w", "aGk=")).await.created();
+    assert_eq!(made["items"].as_array().unwrap().len(), 1000);
+    assert_eq!(cloud.client.get("/v1/projects/big").await.ok()["usage"]["vms"], 1000);
+    let page = cloud.client.get("/v1/vms?project=big&limit=1000").await.ok();
+    assert_eq!(page["items"].as_array().unwrap().len(), 1000);
+}

@@ -18,6 +18,7 @@ pub(crate) struct Cloud {
     pub(crate) handle: ServerHandle,
     pub(crate) client: Client,
     pub(crate) dir: TempDir,
+    pub(crate) store: Arc<MemoryStore>,
 }
 
 impl Cloud {
@@ -26,10 +27,10 @@ impl Cloud {
         let images = Arc::new(ImageStore::open(dir.path().join("images"), Limits::default()).await.unwrap());
         let config = Config { listen: Some("127.0.0.1:0".parse().unwrap()), ..Config::new(dir.path()) };
         let store = Arc::new(MemoryStore::new());
-        let handle = Server::start(config, store, Some(images), Env::system()).await.unwrap();
+        let handle = Server::start(config, store.clone(), Some(images), Env::system()).await.unwrap();
         let token = std::fs::read_to_string(dir.path().join("admin-token")).unwrap().trim().to_owned();
         let client = Client { http: http(dir.path(), None), addr: handle.addr.unwrap(), token: Some(token) };
-        Self { handle, client, dir }
+        Self { handle, client, dir, store }
     }
 
     pub(crate) fn app(&self) -> &Arc<App> {

@@ -3,6 +3,8 @@
 use axum::{Router, routing::get};
 use serde_json::json;
 
+use hull_store::{Store, Txn};
+
 use crate::cloud::Cloud;
 
 #[tokio::test]
@@ -46,5 +48,28 @@ async fn an_image_is_fetched_from_its_url_by_an_operators_wish_only() {
     tenant.post("/v1/images", json!({"name": "j", "format": "raw", "source_url": url})).await.created();
     let failed = cloud.until("/v1/images/j", "failed", |image| image.body["phase"] == "failed").await.ok();
     assert!(failed["reason"]["message"].is_string(), "{failed}");
+    serving.abort();
+}
+
+/// A server that stopped leaves records in `importing`: what has a URL is fetched again, what was uploaded fails.
+#[tokio::test]
+async fn an_import_that_a_stopped_server_left_is_taken_up_or_failed() {
+    let cloud = Cloud::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/disk", listener.local_addr().unwrap());
+    let web = Router::new().route("/disk", get(async || vec![7u8; 1 << 20]));
+    let serving = tokio::spawn(async move { axum::serve(listener, web).await.unwrap() });
+    for (name, source) in [("fetched", Some(url)), ("uploaded", None)] {
+        let made = cloud.client.post("/v1/images", json!({"name": name, "format": "raw"})).await.created();
+        let key = format!("image/{}", made["id"].as_str().unwrap());
+        let mut left = made.clone();
+        left["phase"] = "importing".into();
+        left["source_url"] = json!(source);
+        // The URL was an operator's: so says the promise beside the record.
+        cloud.store.txn(Txn::new().put_json(key.as_str(), &left).unwrap()).await.unwrap();
+    }
+    cloud.until("/v1/images/fetched", "ready", |image| image.body["phase"] == "ready").await;
+    let failed = cloud.until("/v1/images/uploaded", "failed", |image| image.body["phase"] == "failed").await.ok();
+    assert!(failed["reason"]["message"].as_str().unwrap().contains("upload"), "{failed}");
     serving.abort();
 }
