@@ -186,9 +186,7 @@ async fn many_vms_of_one_call_are_all_made_or_none() {
     cloud.client.patch("/v1/images/debian", json!({"visibility": "public"})).await.ok();
     let unlimited = json!({"vms": null, "vcpus": null, "memory": null, "disk": null, "images": null, "ports": null});
     cloud.client.post("/v1/projects", json!({"name": "big", "quota": unlimited})).await.created();
-    let many = |name: &str, user_data: &str| {
-        json!({"name": name, "count": 1000, "image": "debian", "flavor": "micro", "start": false, "user_data": user_data})
-    };
+    let many = |name: &str, user_data: &str| json!({"name": name, "count": 1000, "image": "debian", "flavor": "micro", "start": false, "user_data": user_data});
     let heavy = "A".repeat(64 << 10);
     cloud.client.post("/v1/vms?project=big", many("h", &heavy)).await.refused("invalid");
     assert_eq!(cloud.client.get("/v1/projects/big").await.ok()["usage"]["vms"], 0, "none was made");

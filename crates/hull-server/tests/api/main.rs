@@ -10,4 +10,5 @@ mod link;
 mod listing;
 mod node;
 mod replay;
+mod silence;
 mod tenants;
