@@ -110,8 +110,17 @@ async fn routers_advertise_and_dhcpv6_gives_the_ports_address() {
     guest.run("sysctl -qw net.ipv6.conf.eth0.accept_ra=2");
     let leases = bench.state.path().join("leases6");
     let pid = bench.state.path().join("dhclient6.pid");
+    // A script of our own: Debian's would write the host's /etc/resolv.conf, since only the network is another.
+    let script = bench.state.path().join("configure6");
+    std::fs::write(
+        &script,
+        "#!/bin/sh\n[ -z \"$new_ip6_address\" ] || ip -6 addr add \"$new_ip6_address/128\" dev \"$interface\"\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     guest.run(&format!(
-        "timeout 60 dhclient -6 -1 -lf {} -pf {} eth0 >&2; pkill -F {1} || true",
+        "ip link set eth0 up; timeout 60 dhclient -6 -1 -sf {} -lf {} -pf {} eth0 >&2; pkill -F {2} || true",
+        script.display(),
         leases.display(),
         pid.display()
     ));
