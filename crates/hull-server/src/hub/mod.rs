@@ -41,8 +41,8 @@ use crate::{env::Env, state::cache::Cache};
 
 /// A node that sends nothing for so long is taken not to answer.
 pub const LEASE: Duration = Duration::from_secs(30);
-/// How long a node has to dial back for a stream.
-const DIAL_BACK: Duration = Duration::from_secs(10);
+/// How long a node has to dial back for a stream. Longer than it waits itself for a guest's TCP port: its refusal says more.
+const DIAL_BACK: Duration = Duration::from_secs(15);
 
 /// A byte stream to somewhere on a node.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}

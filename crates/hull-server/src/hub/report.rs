@@ -98,9 +98,8 @@ impl Reporter {
                 }
             }
         }
-        // Level-triggered: the node reports again, and what it says then is newer anyway.
-        tracing::warn!(vm = %said.vm, "a report could not be written: the VM keeps changing");
-        Ok(())
+        // The link ends with this: a node that comes back tells of all its VMs again, so the word is late and not lost.
+        Err(Error::conflict(format!("what was reported of VM {} could not be written: it keeps changing", said.vm)))
     }
 
     fn judge(&self, said: &VmStatus) -> Result<Judged> {
