@@ -1,3 +1,5 @@
+//! What is refused and what is decided about images, as tables.
+
 use hull_types::{digest::Digest, image::ImageFormat};
 
 use super::*;

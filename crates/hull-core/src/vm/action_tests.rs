@@ -1,3 +1,5 @@
+//! Acting on VMs: which act each state takes, and what it becomes.
+
 use hull_types::vm::VmState::{self, *};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Creating VMs: every refusal at the door, and what one decision writes.
+
 use std::collections::BTreeSet;
 
 use hull_types::{image::ImageKind, project::Quota, vm::RestartPolicy};

@@ -10,17 +10,17 @@ use hull_node::hypervisor::{
     Hypervisor, KernelSpec, RunState, Vmm, VmmSpec,
     qemu::{QemuConfig, QemuHypervisor},
 };
-use hull_testkit::guest::{READY, TinyGuest};
+use hull_testkit::{
+    eventually, eventually_blocking,
+    guest::{READY, TinyGuest},
+};
 use hull_types::{
     flavor::Resources,
     id::VmId,
     units::Bytes,
     vm::{Accel, Firmware, Profile},
 };
-use tokio::{
-    io::AsyncReadExt,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{io::AsyncReadExt, time::timeout};
 
 /// Generous: the machine may be busy with everything else.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(240);
@@ -123,13 +123,9 @@ impl Drop for Bench {
         if let Some(uid) = self.uid() {
             let _ = std::fs::remove_file(Path::new("/run/hull/uids").join(uid.to_string()));
         }
-        for _ in 0..500 {
-            let groups = groups_of(self.vm);
-            if groups.iter().filter(|group| std::fs::remove_dir(group).is_err()).count() == 0 {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let emptied = || groups_of(self.vm).iter().try_for_each(std::fs::remove_dir);
+        // A group that outlasts its killed processes is the kernel's; dropping must not panic.
+        let _ = eventually_blocking("groups without processes", Duration::from_secs(5), emptied);
     }
 }
 
@@ -178,15 +174,11 @@ pub(crate) async fn wait_state(vmm: &dyn Vmm, wanted: impl Fn(&RunState) -> bool
 }
 
 pub(crate) async fn wait_console(vmm: &dyn Vmm, text: &str) -> String {
-    let end = Instant::now() + DEADLINE;
-    loop {
+    let seen = || async {
         let seen = String::from_utf8_lossy(&vmm.console_log(1 << 20).await.unwrap()).into_owned();
-        if seen.contains(text) {
-            return seen;
-        }
-        assert!(Instant::now() < end, "never saw {text:?}; the console: {seen}");
-        sleep(Duration::from_millis(50)).await;
-    }
+        if seen.contains(text) { Ok(seen) } else { Err(seen) }
+    };
+    eventually(&format!("{text:?} on the console"), DEADLINE, seen).await.unwrap()
 }
 
 /// Reads a stream until it has shown the text.

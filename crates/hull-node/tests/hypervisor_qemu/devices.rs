@@ -9,6 +9,7 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hull_node::hypervisor::{BackingSpec, DiskSpec, Hypervisor, RunState};
+use hull_testkit::eventually;
 use hull_types::{
     error::ErrorKind,
     flavor::Resources,
@@ -149,10 +150,7 @@ async fn a_screen_is_seen_as_png_and_over_vnc() {
 async fn the_guest_agent_runs_programs_and_freezes() {
     let bench = Bench::new();
     let vmm = bench.start(bench.guest_with_agent()).await;
-    let end = tokio::time::Instant::now() + DEADLINE;
-    while vmm.agent_ping().await.is_err() {
-        assert!(tokio::time::Instant::now() < end, "the agent never answered");
-    }
+    eventually("the agent's answer", DEADLINE, || vmm.agent_ping()).await.unwrap();
     let argv = ["/bin/sh", "-c", "cat; echo wrong >&2; exit 3"].map(String::from).to_vec();
     let result = vmm.agent_exec(argv, b"input".to_vec(), DEADLINE).await.unwrap();
     assert_eq!(result.exit_code, Some(3));
@@ -185,11 +183,8 @@ async fn uefi_keeps_its_variables_and_has_secure_boot_and_a_tpm() {
         let variables = bench.dir.join(own);
         let fresh = std::fs::read(&variables).unwrap();
         // OVMF writes its first variables as soon as it runs.
-        let end = tokio::time::Instant::now() + DEADLINE;
-        while std::fs::read(&variables).unwrap() == fresh {
-            assert!(tokio::time::Instant::now() < end, "the firmware never wrote a variable");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let written = || async { (std::fs::read(&variables).unwrap() != fresh).then_some(()).ok_or("as it was") };
+        eventually("the firmware's first variable", DEADLINE, written).await.unwrap();
         let uid = bench.uid().unwrap();
         assert_eq!(processes_of(uid).len(), if secure_boot { 2 } else { 1 }, "QEMU, and swtpm beside it");
         vmm.quit().await.unwrap();
@@ -216,11 +211,9 @@ async fn a_flood_on_the_console_is_trimmed_while_the_guest_goes_on_printing() {
 
 async fn wait_trimmed(log: &Path) {
     use std::os::unix::fs::MetadataExt;
-    let end = tokio::time::Instant::now() + DEADLINE;
-    while std::fs::metadata(log).unwrap().blocks() * 512 > 3 << 20 {
-        assert!(tokio::time::Instant::now() < end, "the log was never trimmed");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let blocks =
+        || async { Some(std::fs::metadata(log).unwrap().blocks()).filter(|n| n * 512 <= 3 << 20).ok_or("too large") };
+    eventually("a trimmed log", DEADLINE, blocks).await.unwrap();
 }
 
 #[tokio::test]
@@ -228,11 +221,11 @@ async fn a_reset_boots_again() {
     let bench = Bench::new();
     let vmm = bench.start_ready(bench.guest(Profile::Pc, "hull.net=off")).await;
     vmm.reset().await.unwrap();
-    let end = tokio::time::Instant::now() + DEADLINE;
-    while wait_console(&*vmm, "HULL-GUEST-READY").await.matches("HULL-GUEST-READY").count() < 2 {
-        assert!(tokio::time::Instant::now() < end, "it never came up again");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let boots = || async {
+        let log = wait_console(&*vmm, "HULL-GUEST-READY").await;
+        Some(log.matches("HULL-GUEST-READY").count()).filter(|boots| *boots == 2).ok_or("up once")
+    };
+    eventually("a second boot", DEADLINE, boots).await.unwrap();
     wait_state(&*vmm, |state| *state == RunState::Running).await;
     vmm.quit().await.unwrap();
 }
