@@ -30,6 +30,7 @@ struct Cost {
     bare: Samples,
     resident: Samples,
     private: Samples,
+    translated: Samples,
 }
 
 pub(crate) async fn rows(effort: Effort) -> anyhow::Result<Vec<Row>> {
@@ -62,7 +63,13 @@ pub(crate) async fn rows(effort: Effort) -> anyhow::Result<Vec<Row>> {
         Err(error) => format!("libvirt does not run here: {error:#}"),
     };
     let bare = |cost: &Cost| cost.running.ratio(&cost.bare, "bare QEMU exec → QMP", "ms");
-    let beyond = |cost: &Cost| format!("{}; private {}", cost.resident.spread("MiB"), cost.private.spread("MiB"));
+    let beyond = |cost: &Cost| {
+        let (private, translated) = (cost.private.median(), cost.translated.median());
+        format!(
+            "{}; of it {private:.0} MiB private, {translated:.0} MiB TCG's translated code",
+            cost.resident.spread("MiB")
+        )
+    };
     Ok(vec![
         Row::new("create → QEMU running, pc, cached image, TCG", "≤ 250 ms", pc.running.spread("ms"))
             .against(format!("{against_virsh}; {}", bare(&pc))),
@@ -78,6 +85,7 @@ impl Cost {
         self.bare.extend(run.bare);
         self.resident.extend(run.resident);
         self.private.extend(run.private);
+        self.translated.extend(run.translated);
     }
 }
 
@@ -91,6 +99,7 @@ async fn one(cloud: &Cloud, body: &VmCreate, cost: &mut Cost) -> anyhow::Result<
     let memory = Memory::beside_guest(pid, MEMORY.0 >> 10)?;
     cost.resident.push(memory.resident_mib());
     cost.private.push(memory.private_mib());
+    cost.translated.push(memory.translated_mib());
     cloud.client.vms().delete(name).await?;
     tokio::time::timeout(PATIENCE, cloud.client.vms().settle(name, |_| {})).await.context("a VM's deletion")??;
     Ok(())

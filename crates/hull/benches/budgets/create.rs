@@ -48,7 +48,7 @@ pub(crate) async fn rows(effort: Effort) -> anyhow::Result<Vec<Row>> {
 async fn many(client: &hull_client::Client, name: &str, count: usize) -> anyhow::Result<Samples> {
     let mut times = Samples::default();
     for n in 0..count {
-        let body: VmCreate = guests::stopped(&format!("{name}-{n}"), 1)?;
+        let body: VmCreate = guests::stopped(&format!("{name}-{n}"), 1, None)?;
         let begin = Instant::now();
         client.vms().create(&body).await?;
         times.took(begin.elapsed());

@@ -11,7 +11,7 @@ use hull_types::{
     node::Node,
     units::Bytes,
     vm::{Profile, RestartPolicy},
-    wire::{DirectBootRequest, ImageCreate, NodeUpdate, NodeView, VmCreate},
+    wire::{DirectBootRequest, ImageCreate, NicRequest, NodeUpdate, NodeView, VmCreate},
 };
 use tokio_util::io::ReaderStream;
 
@@ -49,11 +49,11 @@ fn plain(name: &str, resources: Resources) -> anyhow::Result<VmCreate> {
     })
 }
 
-/// `count` VMs that stay off, each with a NIC on the default network; they need [`hold_back`].
-pub(crate) fn stopped(name: &str, count: u32) -> anyhow::Result<VmCreate> {
+/// `count` VMs that stay off, of kernels alone; they need [`hold_back`].
+pub(crate) fn stopped(name: &str, count: u32, nics: Option<Vec<NicRequest>>) -> anyhow::Result<VmCreate> {
     let kernel = DirectBootRequest { kernel: KERNEL.to_owned(), initrd: None, cmdline: String::new() };
     let size = Resources { vcpus: 1, memory: Bytes::mib(16), disk: Bytes::ZERO };
-    Ok(VmCreate { count, start: false, kernel: Some(kernel), ..plain(name, size)? })
+    Ok(VmCreate { count, nics, start: false, kernel: Some(kernel), ..plain(name, size)? })
 }
 
 /// Keeps new VMs off the node, so that the store and the API are measured and not the node; uploads the kernel they name.

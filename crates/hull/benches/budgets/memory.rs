@@ -8,6 +8,7 @@ pub(crate) struct Memory {
     resident: u64,
     proportional: u64,
     private: u64,
+    translated: u64,
 }
 
 impl Memory {
@@ -24,8 +25,15 @@ impl Memory {
     pub(crate) fn beside_guest(pid: u32, guest_kib: u64) -> anyhow::Result<Self> {
         let path = format!("/proc/{pid}/smaps");
         let text = std::fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
-        let (mut sum, mut skipping, mut skipped) = (Self::default(), false, 0);
+        let (mut sum, mut skipping, mut skipped, mut code) = (Self::default(), false, 0, false);
         for line in text.lines() {
+            // A mapping's first line: addresses, rights, offset, device, inode, path.
+            if let [_, rights, _, _, inode, ..] = line.split_whitespace().collect::<Vec<_>>()[..] {
+                code = rights == "rwxp" && inode == "0";
+            }
+            if code {
+                sum.translated += field(line, "Rss:").unwrap_or(0);
+            }
             if let Some(size) = field(line, "Size:") {
                 skipping = size == guest_kib;
                 skipped += u32::from(skipping);
@@ -55,6 +63,11 @@ impl Memory {
     /// Shared with no other process.
     pub(crate) fn private_mib(self) -> f64 {
         self.private as f64 / 1024.0
+    }
+
+    /// The emulator's translations of guest code: memory both writable and executable. None under KVM.
+    pub(crate) fn translated_mib(self) -> f64 {
+        self.translated as f64 / 1024.0
     }
 }
 
