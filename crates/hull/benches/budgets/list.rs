@@ -17,7 +17,7 @@ use crate::{
 /// VMs of one page, and of the small cloud.
 const PAGE: u32 = 100;
 
-/// VMs a call when the store is filled: what fits in one transaction with room to spare.
+/// VMs a call when the store is filled.
 const BATCH: u32 = 32;
 
 /// Clients that fill it.
