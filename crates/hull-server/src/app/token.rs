@@ -152,7 +152,7 @@ impl App {
             })
             .ok_or_else(|| {
                 Error::unauthenticated(
-                    "the join token is unknown or has expired; make a new one with `hull node token`",
+                    "the join token is unknown or has expired; make a new one with `hull node join-token`",
                 )
             })
     }

@@ -30,7 +30,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Options of every long-running form.
+// The variant `hull node run` makes a group of the type's own name.
 #[derive(Clone, Debug, Args)]
+#[group(id = "long-running")]
 pub(crate) struct Run {
     /// Go on in the background; return when the API answers
     #[arg(short, long)]

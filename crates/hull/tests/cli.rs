@@ -1,0 +1,98 @@
+//! The command without machines: words, codes, contexts. Needs root for the server's namespace.
+
+#![allow(clippy::unwrap_used)]
+
+mod kit;
+
+use kit::{Hull, Said};
+
+#[test]
+fn help_names_the_nouns_and_the_exit_codes() {
+    let hull = Hull::new();
+    let help = hull.ok(&["--help"]);
+    for word in ["vm", "image", "network", "node", "doctor", "Exit codes:", "First steps:"] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+    for noun in ["vm", "image", "flavor", "keypair", "network", "node", "project", "token", "event", "context", "store"]
+    {
+        assert!(hull.ok(&[noun, "--help"]).contains("list"), "{noun}");
+    }
+}
+
+#[test]
+fn completions_know_the_verbs_in_every_shell() {
+    let hull = Hull::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = hull.ok(&["completion", shell]);
+        assert!(script.contains("rebuild") && script.contains("join-token"), "{shell}");
+    }
+}
+
+#[test]
+fn wrong_words_end_with_2_and_a_server_that_is_not_there_with_6() {
+    let hull = Hull::new();
+    hull.refused(2, &["vm", "fly"]);
+    hull.refused(2, &["vm", "create", "one", "--vcpus", "1", "--memory", "much"]);
+    hull.refused(2, &["vm", "stop", "one", "--timeout", "5"]);
+    hull.refused(2, &["node", "join", "nonsense"]);
+    let refusal = hull.refused(6, &["vm", "list"]);
+    assert!(refusal.contains("hull up"), "it says how to start one: {refusal}");
+    assert!(hull.run(&["down"]).err.contains("does not run"), "down twice is down");
+}
+
+/// Runs the command about whatever its context says, not about this host's Hull.
+fn elsewhere(hull: &Hull, words: &[&str]) -> Said {
+    let mut command = hull.program(env!("CARGO_BIN_EXE_hull"));
+    command.args(words).env("HOME", hull.path()).env("XDG_CONFIG_HOME", hull.path().join("config"));
+    for variable in ["HULL_DATA", "HULL_CONTEXT", "HULL_PROJECT", "HULL_OUTPUT"] {
+        command.env_remove(variable);
+    }
+    command.output().unwrap().into()
+}
+
+#[test]
+fn contexts_are_added_used_and_forgotten_and_carry_tls_and_a_token() {
+    let hull = Hull::new();
+    hull.up();
+    let (ca, token) = (hull.data().join("pki/ca.pem"), hull.data().join("admin-token"));
+    let (ca, token) = (ca.to_str().unwrap(), token.to_str().unwrap());
+    let add = |name: &str, token: &str| {
+        let server = ["--server", "https://127.0.0.1:8440", "--ca", ca, "--token-file", token];
+        elsewhere(&hull, &[&["context", "add", name][..], &server].concat())
+    };
+    assert_eq!(add("home", token).code, 0);
+    let flavors = elsewhere(&hull, &["flavor", "list"]);
+    assert!(flavors.code == 0 && flavors.out.contains("small"), "{flavors:?}");
+
+    // Another token is another caller, and nobody.
+    let wrong = hull.file("wrong");
+    std::fs::write(&wrong, "hull_nonsense").unwrap();
+    assert_eq!(add("stranger", wrong.to_str().unwrap()).code, 0);
+    assert_eq!(elsewhere(&hull, &["vm", "list"]).code, 5, "the newest is in use");
+    assert_eq!(elsewhere(&hull, &["--context", "home", "vm", "list"]).code, 0);
+    assert_eq!(elsewhere(&hull, &["context", "use", "home"]).code, 0);
+    assert_eq!(elsewhere(&hull, &["vm", "list"]).code, 0);
+
+    let refusal = elsewhere(&hull, &["context", "use", "nowhere"]);
+    assert!(refusal.code == 3 && refusal.err.contains("home, stranger"), "{refusal:?}");
+    assert_eq!(elsewhere(&hull, &["context", "delete", "home"]).code, 0);
+    let list = elsewhere(&hull, &["context", "list"]).out;
+    assert!(list.contains("stranger") && !list.contains("home"), "{list}");
+    let file = hull.file("config/hull/config.yaml");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "it holds tokens");
+}
+
+#[test]
+fn a_server_of_another_authority_is_not_believed() {
+    let hull = Hull::new();
+    hull.up();
+    let other = Hull::new();
+    other.up();
+    let ca = other.data().join("pki/ca.pem");
+    let token = hull.data().join("admin-token");
+    let words = ["context", "add", "home", "--server", "https://127.0.0.1:8440", "--ca", ca.to_str().unwrap()];
+    assert_eq!(elsewhere(&hull, &[&words[..], &["--token-file", token.to_str().unwrap()]].concat()).code, 0);
+    let refusal = elsewhere(&hull, &["vm", "list"]);
+    assert!(refusal.code == 6 && refusal.err.contains("certificate"), "{refusal:?}");
+}
