@@ -20,12 +20,21 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
 
 /// The package that a meta package such as `linux-image-cloud-amd64` stands for today.
 pub(crate) fn resolve_meta_package(meta: &str) -> anyhow::Result<String> {
-    let listing = run(Command::new("apt-cache").args(["depends", meta]))?;
+    let listing = with_lists(|| run(Command::new("apt-cache").args(["depends", meta])))?;
     listing
         .lines()
         .find_map(|line| line.trim().strip_prefix("Depends: "))
         .map(str::to_owned)
         .with_context(|| format!("apt knows no dependency of {meta}; run `apt-get update`"))
+}
+
+/// Asks apt; once more with new package lists where it does not know, since a fresh machine has none and old ones name
+/// files that are gone.
+fn with_lists(ask: impl Fn() -> anyhow::Result<String>) -> anyhow::Result<String> {
+    ask().or_else(|_| {
+        run(Command::new("apt-get").args(["update", "-q"]))?;
+        ask()
+    })
 }
 
 /// Downloads a package (unless it is there) and unpacks it; returns the unpacked tree.
@@ -35,9 +44,8 @@ pub(crate) fn unpack(package: &str, cache: &Path) -> anyhow::Result<PathBuf> {
         return Ok(tree);
     }
     let downloads = tempfile::tempdir_in(cache)?;
-    run(Command::new("apt-get").args(["download", "-q", package]).current_dir(downloads.path())).with_context(
-        || format!("cannot fetch the Debian package {package}; is a mirror reachable, and `apt-get update` recent?"),
-    )?;
+    let fetch = || run(Command::new("apt-get").args(["download", "-q", package]).current_dir(downloads.path()));
+    with_lists(fetch).with_context(|| format!("cannot fetch the Debian package {package}; is a mirror reachable?"))?;
     let Some(deb) = std::fs::read_dir(downloads.path())?.next().transpose()? else {
         bail!("apt-get download {package} left no file");
     };
