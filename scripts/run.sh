@@ -23,8 +23,8 @@ build() { cargo build --release --quiet -p hull; }
 start() {
     # A Hull of an older build is replaced; its virtual machines do not notice.
     local pid
-    pid=$(hull status -o json 2>/dev/null | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' | head -n 1)
-    if [ -n "$pid" ] && [[ "$(as_root readlink "/proc/$pid/exe")" == *" (deleted)" ]]; then hull down; fi
+    pid=$(as_root head -n 1 "$data/hull.lock" 2>/dev/null || true)
+    if [ -n "$pid" ] && [[ "$(as_root readlink "/proc/$pid/exe" || true)" == *"/hull (deleted)" ]]; then hull down; fi
     hull up --background
 }
 
