@@ -107,8 +107,8 @@ pub(crate) async fn console(vms: &Vms<'_>, vm: &str) -> Result<()> {
                 return;
             }
             if n == 0 {
-                // Input from a file ended: stay for the answers until the far side closes.
-                drop(typed.shutdown().await);
+                // Input from a file ended: stay for the answers until the far side closes. The end is not passed on: a serial line
+                // knows none, and QEMU would hang up with what was typed last still under way.
                 std::future::pending::<()>().await;
             }
         }

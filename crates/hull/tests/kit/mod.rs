@@ -249,6 +249,15 @@ impl Hull {
         eventually_blocking(line, DEADLINE, probe).unwrap_or_else(|e| panic!("{e:#}\n{}", self.log_tail()))
     }
 
+    /// Types on a VM's serial console; the session ends when the answer is dropped.
+    pub fn types(&self, vm: &str, text: &str) -> Running {
+        let typed = self.file("typed");
+        std::fs::write(&typed, text).unwrap();
+        let mut console = self.command(&["vm", "console", vm]);
+        console.stdin(std::fs::File::open(&typed).unwrap());
+        Running::start(console)
+    }
+
     /// The actions in a VM's history, oldest first, each with its message.
     pub fn history(&self, id: &str) -> Vec<(String, String)> {
         let events = self.json(&["event", "list", "--resource", id]);

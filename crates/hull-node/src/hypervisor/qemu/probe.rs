@@ -99,7 +99,10 @@ async fn version(config: &QemuConfig) -> Result<String> {
     let output = Command::new(&config.program).arg("--version").output().await;
     let output = output.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => missing(&config.program, "qemu-system-x86"),
-        _ => Error::internal(format!("cannot run {}: {error}", config.program.display())),
+        _ => Error::unavailable(format!(
+            "cannot run {}: {error}; mend it with `apt install --reinstall qemu-system-x86`",
+            config.program.display()
+        )),
     })?;
     let text = String::from_utf8_lossy(&output.stdout);
     parse_version(&text).ok_or_else(|| {
