@@ -67,6 +67,7 @@ pub(super) fn too_long(step: &Step, limit: Duration) -> Failure {
 }
 
 impl Task {
+    #[tracing::instrument(name = "vm step", skip_all, fields(vm = %self.record.vm))]
     pub(super) async fn effect(&self, step: &Step) -> Result<StepOutcome, Failure> {
         let disks = &self.shared.drivers.disks;
         let vm = self.record.vm;

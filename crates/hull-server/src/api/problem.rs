@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hull_types::error::{Error, ErrorKind, Problem};
+use tracing::Instrument;
 
 /// A refusal on its way out. The outermost layer turns it into a document.
 #[derive(Debug)]
@@ -54,7 +55,8 @@ pub(crate) async fn render(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = next.run(request).await;
+    let span = tracing::info_span!("request", %method, path, id = ?id.0);
+    let mut response = next.run(request).instrument(span).await;
     if let Some(error) = response.extensions_mut().remove::<Error>() {
         if error.kind == ErrorKind::Internal {
             tracing::error!(request = ?id.0, %method, path, %error, "a request failed");

@@ -82,6 +82,7 @@ impl Plan {
     ///
     /// # Errors
     /// The refusal of the condition that failed, or the store's failure.
+    #[tracing::instrument(name = "commit", skip_all)]
     pub async fn commit(mut self, store: &Arc<dyn Store>) -> Result<Committed> {
         match store.txn(self.txn).await.map_err(store_error)? {
             Outcome::Committed(Revision(revision)) => Ok(Committed::At(revision)),
