@@ -113,6 +113,7 @@ fn a_machine_is_restarted_resized_and_made_anew() {
 
     // The power button is heard; a start finds everything as large as asked.
     assert_eq!(hull.json(&["vm", "stop", "one", "--wait"])["state"], "stopped");
+    assert!(hull.console("one").contains("HULL-GUEST-BUTTON"), "the log of a machine that is off can be read");
     assert_eq!(hull.json(&["vm", "start", "one", "--wait"])["state"], "running");
     assert!(hull.console("one").contains("HULL-GUEST-BUTTON"));
     assert!(seen(&hull) > 400_000);

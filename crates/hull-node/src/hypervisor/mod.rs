@@ -161,6 +161,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// [`Hypervisor::clear`] was called since.
     async fn adopt(&self, vm: VmId, dir: &std::path::Path) -> Result<Option<Arc<dyn Vmm>>>;
 
+    /// The newest bytes of a console log, at most `tail`, of a VM that has no process: it stays after [`Hypervisor::clear`],
+    /// since it is wanted most after a crash.
+    async fn console_log(&self, dir: &std::path::Path, tail: usize) -> Result<Vec<u8>>;
+
     /// Forgets an ended process of this directory: sockets, pid record, control group, uid.
     async fn clear(&self, vm: VmId, dir: &std::path::Path) -> Result<()>;
 }

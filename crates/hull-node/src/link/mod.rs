@@ -6,7 +6,7 @@
 //!   image(digest) ──► bytes
 //! ```
 //!
-//! Two connectors: [`in_process`] (channels; the other ends are handed to whoever takes [`Dialled`]s) and [`remote`]
+//! Two connectors: [`in_process()`] (channels; the other ends are handed to whoever takes [`Dialled`]s) and [`remote`]
 //! (WebSocket and HTTP over mTLS).
 
 use async_trait::async_trait;

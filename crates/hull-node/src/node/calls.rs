@@ -12,11 +12,10 @@ use hull_types::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::networks::Keeper;
+use super::{Drivers, networks::Keeper};
 use crate::{
     hypervisor::{ByteStream, Vmm},
     link::Connector,
-    network::Networks,
 };
 
 /// How long a call may take that does not say itself.
@@ -30,7 +29,7 @@ const LOG_MOST: usize = 1 << 20;
 pub(crate) struct Context {
     pub(crate) connector: Arc<dyn Connector>,
     pub(crate) networks: Keeper,
-    pub(crate) driver: Arc<dyn Networks>,
+    pub(crate) drivers: Drivers,
     /// The VM's process, where there is one or was one lately.
     pub(crate) vmm: Option<Arc<dyn Vmm>>,
     /// What it shall be, where this node knows.
@@ -78,9 +77,12 @@ async fn perform(context: &Context, call: NodeCall) -> Result<NodeReply> {
             tokio::spawn(context.stop.clone().run_until_cancelled_owned(crate::link::pipe(near, far)));
             NodeReply::Done
         }
-        NodeCall::ConsoleLog { tail, .. } => {
+        NodeCall::ConsoleLog { vm, tail } => {
             let tail = usize::try_from(tail).unwrap_or(LOG_MOST).min(LOG_MOST);
-            bytes(vmm()?.console_log(tail).await?)
+            bytes(match &context.vmm {
+                Some(vmm) => vmm.console_log(tail).await?,
+                None => log_at_rest(context, vm, tail).await?,
+            })
         }
         NodeCall::Screenshot { .. } => bytes(vmm()?.screenshot().await?),
         NodeCall::AgentPing { .. } => vmm()?.agent_ping().await.map(|()| NodeReply::Done)?,
@@ -103,6 +105,16 @@ fn not_running() -> Error {
     Error::conflict("the VM has no running machine on its node; start it first")
 }
 
+/// The log of a VM that has no process now.
+async fn log_at_rest(context: &Context, vm: VmId, tail: usize) -> Result<Vec<u8>> {
+    // A directory is made where there is none, so only for a VM that is this node's.
+    if context.desired.is_none() {
+        return Err(not_running());
+    }
+    let dir = context.drivers.records.dir(vm).await?;
+    context.drivers.hypervisor.console_log(&dir, tail).await
+}
+
 async fn open(context: &Context, target: StreamTarget) -> Result<Box<dyn ByteStream>> {
     let vmm = || context.vmm.clone().ok_or_else(not_running);
     match target {
@@ -110,7 +122,7 @@ async fn open(context: &Context, target: StreamTarget) -> Result<Box<dyn ByteStr
         StreamTarget::Vnc => vmm()?.vnc().await,
         StreamTarget::Tcp { port } => {
             let (network, address) = address(context)?;
-            context.driver.connect(network, address, port).await
+            context.drivers.networks.connect(network, address, port).await
         }
     }
 }
@@ -142,7 +154,7 @@ async fn explain(context: &Context) -> Vec<String> {
         lines.push(format!("{:?} at generation {}{reason}", status.phase, status.generation));
     }
     for nic in context.desired.iter().flat_map(|desired| &desired.nics) {
-        match context.driver.explain(nic.network, nic.port).await {
+        match context.drivers.networks.explain(nic.network, nic.port).await {
             Ok(told) => lines.extend(told),
             Err(error) => lines.push(format!("port {}: {}", nic.port, error.detail)),
         }

@@ -135,6 +135,10 @@ impl Hypervisor for FakeHost {
         Ok(HypervisorFacts { version: "7.2".into(), accel: Accel::Tcg, fallback: None })
     }
 
+    async fn console_log(&self, _dir: &Path, _tail: usize) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
     async fn start(&self, spec: VmmSpec) -> Result<Arc<dyn Vmm>> {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let now = self.now();

@@ -447,7 +447,7 @@ impl Runtime {
         let context = calls::Context {
             connector: self.connector.clone(),
             networks: self.shared.networks.clone(),
-            driver: self.shared.drivers.networks.clone(),
+            drivers: self.shared.drivers.clone(),
             vmm: held.and_then(|held| held.handle.vmm.borrow().clone()),
             desired: held.and_then(|held| held.desired.clone()),
             status: self.statuses.get(&vm).cloned(),

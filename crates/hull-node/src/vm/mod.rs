@@ -7,7 +7,7 @@
 //!                          └───────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Whoever needs an answer now (consoles, guest agent) takes the process's handle from [`VmHandle::vmm`] and does not
+//! Whoever needs an answer now (consoles, guest agent) takes the process's handle from `VmHandle::vmm` and does not
 //! wait for the task. The task may be dropped at any await, as by a crash: what it began is in the record, and the next
 //! one finds out how far it came.
 

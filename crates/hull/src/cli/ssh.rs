@@ -48,9 +48,11 @@ impl Ssh {
         let vm = session.client.vms().show(&self.vm).await?;
         let id = vm.vm.id;
         let mut ssh = Command::new("ssh");
-        // The VM's id is its alias, so that a new VM at an old address is no stranger; a key seen first is trusted, then pinned.
+        // The alias names the VM and the system on its disk: a new VM at an old address, a rebuilt or a rescued one has keys of its own. A key
+        // seen first is trusted, then pinned.
+        let system = if vm.vm.rescue.is_some() { "rescue".to_owned() } else { vm.vm.disk_generation.to_string() };
         ssh.args(["-o", &format!("ProxyCommand={}", proxy(session, &id.to_string(), self.port)?)])
-            .args(["-o", &format!("HostKeyAlias=hull-{id}"), "-o", "StrictHostKeyChecking=accept-new"])
+            .args(["-o", &format!("HostKeyAlias=hull-{id}-{system}"), "-o", "StrictHostKeyChecking=accept-new"])
             .args(["-o", "LogLevel=ERROR", "-l", &self.login]);
         if let Some(identity) = &self.identity {
             ssh.arg("-i").arg(identity);

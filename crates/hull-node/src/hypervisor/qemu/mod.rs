@@ -138,6 +138,11 @@ impl Hypervisor for QemuHypervisor {
         Ok(Some(Arc::new(vmm)))
     }
 
+    async fn console_log(&self, dir: &Path, most: usize) -> Result<Vec<u8>> {
+        log::tail(&Files::new(dir).console_log(), most)
+            .map_err(|error| Error::internal(format!("cannot read the console log in {}: {error}", dir.display())))
+    }
+
     async fn clear(&self, vm: VmId, dir: &Path) -> Result<()> {
         match self.find(vm, dir).await? {
             Some((_, Some(process))) => {
