@@ -95,7 +95,13 @@ async fn restarts_repeats_and_new_rules_cost_a_stream_no_packet() {
     bench.networks.explain(network.id, network.ports[0].id).await.unwrap();
     for stream in streams {
         let summary = stream.interrupt();
-        assert!(summary.contains(" 0% packet loss"), "{summary}");
+        // The last one may have been under way as the stream was interrupted.
+        let count = |word: &str| -> u32 {
+            let before = summary.split(word).next().unwrap().trim_end();
+            before.rsplit([' ', '\n', ',']).next().unwrap().parse().unwrap()
+        };
+        let (sent, back) = (count("packets transmitted"), count("received"));
+        assert!(sent > 10 && sent - back <= 1, "{summary}");
     }
     // The new instance serves what the old one did.
     let leased = || async { guest.dhcp() };

@@ -102,7 +102,7 @@ impl World {
             images,
             records: Arc::new(FileRecords::new(dir)),
             host: Arc::new(LocalHost::new(dir)),
-            clock: Arc::new(SystemClock),
+            clock: Arc::new(SystemClock::new()),
         };
         let config = NodeConfig {
             id: NodeId(Uuid::from_u128(1)),

@@ -213,7 +213,7 @@ pub(crate) fn drivers(data: &Path, prefix: &str, images: Arc<dyn ImageSource>) -
         images,
         records: Arc::new(FileRecords::new(&dir)),
         host: Arc::new(LocalHost::new(&dir)),
-        clock: Arc::new(SystemClock),
+        clock: Arc::new(SystemClock::new()),
     })
 }
 

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use hull_types::{Timestamp, error::Result, units::Bytes};
+use hull_types::{error::Result, units::Bytes};
 
+mod clock;
 pub mod proc;
+
+pub use clock::{Clock, SystemClock};
 
 /// What a host tells of itself, besides what its hypervisor can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,22 +34,6 @@ pub struct HostFacts {
 pub trait Host: Send + Sync + 'static {
     /// Its facts now.
     async fn facts(&self) -> Result<HostFacts>;
-}
-
-/// A clock. Tasks sleep by tokio's timers; this tells the time that documents bear.
-pub trait Clock: Send + Sync + 'static {
-    /// The time.
-    fn now(&self) -> Timestamp;
-}
-
-/// The system's clock.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::now()
-    }
 }
 
 /// The host this process runs on.
