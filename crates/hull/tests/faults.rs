@@ -185,4 +185,15 @@ fn a_full_disk_stops_imports_and_new_machines_with_a_reason_until_there_is_room(
     hull.root(&format!("rm {data}/node/filler"));
     hull.until("one", "running", |view| view["state"] == "running");
     hull.until_said("one", READY, 1);
+
+    // Placed while there was room and started when there is none, a machine says so, and starts by itself once there is some.
+    let size = ["--vcpus", "1", "--memory", "256MiB", "--disk", "1GiB"];
+    hull.ok(&[&["vm", "create", "two", "--image", "tiny", "--stopped", "--wait"], size.as_slice()].concat());
+    hull.root(&format!("fallocate -l $(df --output=avail -B1 {data}/node | tail -n 1) {data}/node/filler"));
+    hull.ok(&["vm", "start", "two"]);
+    let view = hull.until("two", "a reason", |view| view["reason"]["code"] == "disk-full");
+    assert!(text(&view, "/reason/message").contains("space"), "{view:#}");
+    assert_eq!(hull.vm("one")["state"], "running", "who runs already runs on");
+    hull.root(&format!("rm {data}/node/filler"));
+    hull.until("two", "running", |view| view["state"] == "running");
 }

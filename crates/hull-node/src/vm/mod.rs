@@ -15,9 +15,10 @@ use std::{sync::Arc, time::Duration};
 
 use hull_types::{
     Timestamp,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     id::{NodeId, VmId},
     link::DesiredVm,
+    reason::{Reason, ReasonCode},
     units::Bytes,
     vm::VmStatus,
 };
@@ -42,6 +43,8 @@ pub(crate) use status::metadata;
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 /// How long a process has to say what it does.
 const OBSERVE_WITHIN: Duration = Duration::from_secs(30);
+/// How soon a record that could not be written is tried again.
+const STUMBLED: Duration = Duration::from_secs(5);
 
 /// What a VM's task is told, numbered so that it can be known which was heeded.
 #[derive(Clone, Debug)]
@@ -154,7 +157,16 @@ impl Task {
     /// The record cannot be written, so nothing may be done: told, and tried again.
     async fn stumble(&mut self, error: &Error) -> bool {
         tracing::error!(vm = %self.record.vm, %error, "a VM's record cannot be written; nothing is done until it can");
-        sleep(Duration::from_secs(5)).await;
+        let (observed, now) = (self.observe().await, self.shared.now());
+        let until = now + STUMBLED;
+        let code = match error.kind {
+            ErrorKind::InsufficientResources => ReasonCode::DiskFull,
+            _ => ReasonCode::Other,
+        };
+        let message = format!("{}; free some space on the node if it is full, this goes on by itself", error.detail);
+        let plan = plan(self.record.wanted(), &observed, &self.record, now);
+        self.report(&Plan { step: None, reason: Some(Reason::new(code, message, now).until(until)), ..plan });
+        sleep(STUMBLED).await;
         false
     }
 

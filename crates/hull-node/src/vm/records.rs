@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use hull_types::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     id::VmId,
     link::DesiredNetwork,
 };
@@ -44,7 +44,7 @@ pub trait Records: Send + Sync + 'static {
     async fn save_networks(&self, networks: &[DesiredNetwork]) -> Result<()>;
 }
 
-/// Records as files: `<dir>/vms/<id>/vm.json`, `<dir>/networks.json`.
+/// Records as files: `<dir>/vms/<id>/vm.json`, `<dir>/networks.json`; and `<dir>/reserve`, space for them on a full disk.
 #[derive(Clone, Debug)]
 pub struct FileRecords {
     dir: PathBuf,
@@ -87,11 +87,20 @@ impl Records for FileRecords {
     }
 
     async fn save(&self, record: &Record) -> Result<()> {
-        let dir = self.vm(record.vm);
+        let (dir, reserve) = (self.vm(record.vm), self.dir.join("reserve"));
         let bytes = to_json(record)?;
         blocking(move || {
-            make_private(&dir)?;
-            write_atomic(&dir, "vm.json", &bytes)
+            let write = || make_private(&dir).and_then(|()| write_atomic(&dir, "vm.json", &bytes));
+            match write() {
+                Err(error) if error.kind == ErrorKind::InsufficientResources && fs::remove_file(&reserve).is_ok() => {
+                    write()
+                }
+                Err(error) => Err(error),
+                Ok(()) => {
+                    keep_reserve(&reserve);
+                    Ok(())
+                }
+            }
         })
         .await
     }
@@ -133,6 +142,16 @@ impl Records for FileRecords {
             write_atomic(&dir, "networks.json", &bytes)
         })
         .await
+    }
+}
+
+/// Bytes given up when the disk is full, so that records can still be written: deleting a VM, which frees space, needs one.
+const RESERVE: usize = 1 << 20;
+
+fn keep_reserve(path: &Path) {
+    if !path.exists() && fs::write(path, vec![0; RESERVE]).is_err() {
+        // Space is short already: what was written of it is needed elsewhere.
+        let _ = fs::remove_file(path);
     }
 }
 
