@@ -47,3 +47,11 @@ pub(crate) fn io_error(act: &str, path: &Path, error: &std::io::Error) -> Error 
         _ => Error::internal(detail),
     }
 }
+
+/// Removes a directory with all in it; one that is not there is removed already.
+pub(crate) fn remove_tree(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", dir, &e)),
+        _ => Ok(()),
+    }
+}

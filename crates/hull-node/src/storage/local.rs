@@ -29,6 +29,7 @@ use crate::{
     hypervisor::{BackingSpec, DiskSpec},
     io_error,
     network::GuestMetadata,
+    remove_tree,
 };
 
 /// What must be free before a disk is made: room for its tables and for the guest's first writes.
@@ -254,11 +255,7 @@ impl Disks for LocalDisks {
 
     async fn remove(&self, vm: VmId) -> Result<()> {
         let dir = self.vm(vm);
-        blocking(move || match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir, &e)),
-            _ => Ok(()),
-        })
-        .await
+        blocking(move || remove_tree(&dir)).await
     }
 
     async fn list(&self) -> Result<Vec<VmId>> {

@@ -14,7 +14,7 @@ use hull_types::{
     link::DesiredNetwork,
 };
 
-use crate::{blocking, io_error, plan::record::Record};
+use crate::{blocking, io_error, plan::record::Record, remove_tree};
 
 /// Where a suspended VM's memory is kept, in its private directory.
 pub const SAVED_MEMORY: &str = "memory.saved";
@@ -107,11 +107,7 @@ impl Records for FileRecords {
 
     async fn remove(&self, vm: VmId) -> Result<()> {
         let dir = self.vm(vm);
-        blocking(move || match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir, &e)),
-            _ => Ok(()),
-        })
-        .await
+        blocking(move || remove_tree(&dir)).await
     }
 
     async fn remove_saved(&self, vm: VmId) -> Result<()> {
