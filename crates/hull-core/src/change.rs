@@ -18,13 +18,19 @@ use hull_types::{
     error::Error,
     event::Event,
     flavor::Flavor,
-    id::{FlavorId, ImageId, KeypairId, NetworkId, NodeId, PortId, ProjectId, SecurityGroupId, VmId},
+    id::{
+        FlavorId, FloatingIpId, ImageId, KeypairId, NetworkId, NodeId, PortId, ProjectId, RouterId, SecurityGroupId,
+        SubnetId, VmId,
+    },
     image::Image,
     keypair::Keypair,
     name::Name,
-    network::{Mac, Network, Port, SecurityGroup},
+    network::{Mac, Network, Subnet, Vni},
     node::{Node, NodeStatus},
+    port::Port,
     project::{Project, Usage},
+    router::{FloatingIp, Router},
+    security_group::SecurityGroup,
     vm::{Placement, Vm, VmStatus},
 };
 use uuid::Uuid;
@@ -44,6 +50,12 @@ pub enum Doc {
     Image(ImageId),
     /// A network.
     Network(NetworkId),
+    /// A subnet.
+    Subnet(SubnetId),
+    /// A router.
+    Router(RouterId),
+    /// A floating IP.
+    FloatingIp(FloatingIpId),
     /// A security group.
     SecurityGroup(SecurityGroupId),
     /// A port.
@@ -84,6 +96,14 @@ pub enum Named {
     Image,
     /// Networks, in a project.
     Network,
+    /// Subnets, in a project.
+    Subnet,
+    /// Ports that users made, in a project.
+    Port,
+    /// Routers, in a project.
+    Router,
+    /// Floating IPs, in a project.
+    FloatingIp,
     /// Security groups, in a project.
     SecurityGroup,
     /// VMs, in a project.
@@ -100,6 +120,10 @@ impl Named {
             Self::Keypair => "keypair",
             Self::Image => "image",
             Self::Network => "network",
+            Self::Subnet => "subnet",
+            Self::Port => "port",
+            Self::Router => "router",
+            Self::FloatingIp => "floating-ip",
             Self::SecurityGroup => "security-group",
             Self::Vm => "vm",
         }
@@ -126,8 +150,8 @@ pub enum Claim {
         network: NetworkId,
         /// The address.
         address: IpAddr,
-        /// The holder.
-        port: PortId,
+        /// The holder: a port or a floating IP.
+        holder: Uuid,
     },
     /// A MAC address.
     Mac {
@@ -137,6 +161,13 @@ pub enum Claim {
         mac: Mac,
         /// The holder.
         port: PortId,
+    },
+    /// A network's number between nodes.
+    Vni {
+        /// The number.
+        vni: Vni,
+        /// The holder.
+        network: NetworkId,
     },
 }
 
@@ -152,7 +183,7 @@ impl Claim {
                     "there is already a {noun} named {name:?}{place}; choose another name, or delete that one first"
                 )))
             }
-            Self::Address { .. } | Self::Mac { .. } => None,
+            Self::Address { .. } | Self::Mac { .. } | Self::Vni { .. } => None,
         }
     }
 }
@@ -189,6 +220,18 @@ pub enum Write {
     PutNetwork(Box<Network>),
     /// Deletes a network.
     DeleteNetwork(NetworkId),
+    /// Puts a subnet.
+    PutSubnet(Box<Subnet>),
+    /// Deletes a subnet.
+    DeleteSubnet(SubnetId),
+    /// Puts a router.
+    PutRouter(Box<Router>),
+    /// Deletes a router.
+    DeleteRouter(RouterId),
+    /// Puts a floating IP.
+    PutFloatingIp(Box<FloatingIp>),
+    /// Deletes a floating IP.
+    DeleteFloatingIp(FloatingIpId),
     /// Puts a security group.
     PutSecurityGroup(Box<SecurityGroup>),
     /// Deletes a security group.

@@ -54,13 +54,9 @@ pub fn create(
     let image = Image {
         id: call.id(),
         meta: Meta {
-            v: 1,
-            project: project.id,
-            name: request.name.clone(),
             description: request.description.clone(),
             metadata: request.metadata.clone(),
-            created_at: call.now,
-            updated_at: call.now,
+            ..Meta::new(project.id, request.name.clone(), call.now)
         },
         kind: request.kind,
         visibility: request.visibility,

@@ -12,24 +12,30 @@ use std::{
 
 use hull_types::{
     error::{Error, Result},
-    network::{FixedIp, Mac, Network, Subnet},
+    network::{Mac, Network, Subnet},
+    port::FixedIp,
 };
 use ipnet::IpNet;
 
 /// What of a network is taken, as committed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkUse {
-    /// Addresses ports hold.
+    /// Addresses that ports and floating IPs hold.
     pub addresses: BTreeSet<IpAddr>,
     /// MACs ports hold.
     pub macs: BTreeSet<Mac>,
 }
 
 /// One address from each family the network has, the next free ones. A family whose subnets are all full is an error.
-pub fn next(network: &Network, used: &BTreeSet<IpAddr>, taken: &BTreeSet<IpAddr>) -> Result<Vec<FixedIp>> {
+pub fn next(
+    network: &Network,
+    subnets: &[&Subnet],
+    used: &BTreeSet<IpAddr>,
+    taken: &BTreeSet<IpAddr>,
+) -> Result<Vec<FixedIp>> {
     let mut addresses = Vec::new();
     for v6 in [false, true] {
-        let mut subnets = network.subnets.iter().filter(|s| s.cidr.addr().is_ipv6() == v6).peekable();
+        let mut subnets = subnets.iter().filter(|s| s.cidr.addr().is_ipv6() == v6).peekable();
         if subnets.peek().is_none() {
             continue;
         }
@@ -42,6 +48,7 @@ pub fn next(network: &Network, used: &BTreeSet<IpAddr>, taken: &BTreeSet<IpAddr>
 /// The addresses a caller wants, each checked: in a subnet, not the network's own, free.
 pub fn wanted(
     network: &Network,
+    subnets: &[&Subnet],
     wanted: &[IpAddr],
     used: &BTreeSet<IpAddr>,
     taken: &BTreeSet<IpAddr>,
@@ -49,8 +56,8 @@ pub fn wanted(
     let name = &network.meta.name;
     let mut addresses: Vec<FixedIp> = Vec::with_capacity(wanted.len());
     for &address in wanted {
-        let subnet = network.subnets.iter().find(|s| s.cidr.contains(&address)).ok_or_else(|| {
-            let ranges: Vec<_> = network.subnets.iter().map(|s| s.cidr.to_string()).collect();
+        let subnet = subnets.iter().find(|s| s.cidr.contains(&address)).ok_or_else(|| {
+            let ranges: Vec<_> = subnets.iter().map(|s| s.cidr.to_string()).collect();
             Error::invalid(format!("{address} is not on network {name}; its ranges are {}", ranges.join(", ")))
         })?;
         if reserved(subnet, address) {
@@ -79,7 +86,7 @@ fn full(network: &Network, v6: bool) -> Error {
 
 /// Whether an address of the subnet is never a port's.
 fn reserved(subnet: &Subnet, address: IpAddr) -> bool {
-    if address == subnet.gateway {
+    if subnet.gateway == Some(address) {
         return true;
     }
     match subnet.cidr {
@@ -130,7 +137,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::network;
+    use crate::testing::{network, subnets};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -141,7 +148,8 @@ mod tests {
     }
 
     fn nexts(cidrs: &[&str], used: &[&str]) -> Vec<String> {
-        next(&network(cidrs), &set(used), &BTreeSet::new())
+        let all = subnets(cidrs);
+        next(&network(cidrs), &all.iter().collect::<Vec<_>>(), &set(used), &BTreeSet::new())
             .map(|all| all.iter().map(|a| a.address.to_string()).collect())
             .unwrap_or_default()
     }
@@ -158,9 +166,10 @@ mod tests {
     #[test]
     fn wanted_addresses_are_checked() {
         let net = network(&["10.0.0.0/24"]);
+        let all = subnets(&["10.0.0.0/24"]);
         let used = set(&["10.0.0.9"]);
         let want = |a: &[&str]| {
-            wanted(&net, &a.iter().map(|t| ip(t)).collect::<Vec<_>>(), &used, &BTreeSet::new()).map_err(|e| e.detail)
+            wanted(&net, &[&all[0]], &a.iter().map(|t| ip(t)).collect::<Vec<_>>(), &used, &BTreeSet::new()).map_err(|e| e.detail)
         };
         assert_eq!(want(&["10.0.0.5"]).unwrap()[0].address, ip("10.0.0.5"));
         for (addresses, says) in [
@@ -179,18 +188,19 @@ mod tests {
         #[test]
         fn what_is_given_is_free_and_a_subnet_is_filled_to_the_last(prefix in 24u8..=30, frees in prop::collection::vec(any::<u8>(), 0..40)) {
             let net = network(&[&format!("10.0.0.0/{prefix}")]);
+            let subnet = subnets(&[&format!("10.0.0.0/{prefix}")]).remove(0);
             let mut used = BTreeSet::new();
             let hosts = (1usize << (32 - prefix)) - 3;
             for _ in 0..hosts {
-                let given = next(&net, &used, &BTreeSet::new()).unwrap()[0].address;
-                prop_assert!(!reserved(&net.subnets[0], given));
+                let given = next(&net, &[&subnet], &used, &BTreeSet::new()).unwrap()[0].address;
+                prop_assert!(!reserved(&subnet, given));
                 prop_assert!(used.insert(given));
             }
-            prop_assert!(next(&net, &used, &BTreeSet::new()).is_err());
+            prop_assert!(next(&net, &[&subnet], &used, &BTreeSet::new()).is_err());
             for free in frees {
                 let back = ip(&format!("10.0.0.{free}"));
                 if used.remove(&back) {
-                    prop_assert_eq!(next(&net, &used, &BTreeSet::new()).unwrap()[0].address, back);
+                    prop_assert_eq!(next(&net, &[&subnet], &used, &BTreeSet::new()).unwrap()[0].address, back);
                     used.insert(back);
                 }
             }

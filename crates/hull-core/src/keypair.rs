@@ -36,15 +36,7 @@ pub fn create(project: &Project, usage: Usage, request: &KeypairCreate, call: &m
     let usage = quota::take(&project.quota, usage, ONE)?;
     let keypair = Keypair {
         id: call.id(),
-        meta: Meta {
-            v: 1,
-            project: project.id,
-            name: request.name.clone(),
-            description: String::new(),
-            metadata: Default::default(),
-            created_at: call.now,
-            updated_at: call.now,
-        },
+        meta: Meta::new(project.id, request.name.clone(), call.now),
         public_key: request.public_key.clone(),
         fingerprint: fingerprint(&request.public_key),
     };

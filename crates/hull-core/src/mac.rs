@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use hull_types::{
     error::{Error, Result},
+    id::{NodeId, RouterId},
     network::Mac,
 };
+use sha2::{Digest, Sha256};
 
 use crate::call::Fresh;
 
@@ -36,6 +38,13 @@ pub fn check(mac: Mac, used: &BTreeSet<Mac>, taken: &BTreeSet<Mac>) -> Result<Ma
         return Err(Error::already_exists(format!("{mac} is in use on this network; give another, or none")));
     }
     Ok(mac)
+}
+
+/// The MAC of a router's end on its external network, on one node: a router is on many nodes at once, and outside of the
+/// cloud each must be told from the others. Locally administered.
+pub fn of_router(router: RouterId, node: NodeId) -> Mac {
+    let digest = Sha256::new().chain_update(router.0).chain_update(node.0).finalize();
+    Mac([0x02, digest[0], digest[1], digest[2], digest[3], digest[4]])
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use hull_types::{
     error::{Error, Result},
     event::Event,
     id::ProjectId,
-    network::SecurityGroup,
     project::{Project, Quota, Usage},
+    security_group::SecurityGroup,
     units::Bytes,
     wire::ProjectCreate,
 };

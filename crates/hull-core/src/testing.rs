@@ -9,7 +9,7 @@ use hull_types::{
     image::{Image, ImageContent, ImageFormat, ImageKind, ImagePhase, Visibility},
     meta::Meta,
     name::Name,
-    network::{Network, Subnet, Uplink},
+    network::{Network, Subnet, Uplink, Vni},
     node::{Node, NodeFacts, NodeStatus},
     project::{Project, Quota},
     units::Bytes,
@@ -71,32 +71,46 @@ pub(crate) fn name(text: &str) -> Name {
 }
 
 pub(crate) fn meta(text: &str) -> Meta {
-    Meta {
-        v: 1,
-        project: PROJECT,
-        name: name(text),
-        description: String::new(),
-        metadata: Default::default(),
-        created_at: NOW,
-        updated_at: NOW,
-    }
+    Meta::new(PROJECT, name(text), NOW)
 }
 
-pub(crate) fn network(cidrs: &[&str]) -> Network {
+pub(crate) const NETWORK: NetworkId = NetworkId(Uuid::from_u128(0x22));
+
+/// The subnets of [`network`]; the gateway is the first address after the network's own.
+pub(crate) fn subnets(cidrs: &[&str]) -> Vec<Subnet> {
     let subnets = cidrs.iter().enumerate().map(|(n, cidr)| {
         let cidr: IpNet = cidr.parse().unwrap();
         let gateway = cidr.hosts().next().unwrap();
         let gateway = if gateway == cidr.network() { cidr.hosts().nth(1).unwrap() } else { gateway };
-        Subnet { id: SubnetId(Uuid::from_u128(n as u128 + 1)), cidr, gateway, dns: vec![] }
+        Subnet {
+            id: SubnetId(Uuid::from_u128(n as u128 + 1)),
+            meta: meta(&format!("subnet-{n}")),
+            network: NETWORK,
+            cidr,
+            gateway: Some(gateway),
+            dns: vec![],
+            pools: vec![],
+            dhcp: true,
+            routes: vec![],
+            dhcp_options: vec![],
+            router: None,
+        }
     });
+    subnets.collect()
+}
+
+pub(crate) fn network(cidrs: &[&str]) -> Network {
     Network {
-        id: NetworkId(Uuid::from_u128(0x22)),
+        id: NETWORK,
         meta: meta("net"),
-        subnets: subnets.collect(),
+        subnets: subnets(cidrs).iter().map(|subnet| subnet.id).collect(),
         uplink: Uplink::Nat,
+        vni: Some(Vni(7)),
         mtu: 1500,
         domain: "hull.internal".into(),
         shared: true,
+        external: false,
+        port_security: true,
     }
 }
 
@@ -156,6 +170,8 @@ pub(crate) fn node(text: &str) -> (Node, NodeStatus) {
         disk: Bytes::gib(100),
         accel: Accel::Tcg,
         boot_id: "b".into(),
+        underlay: None,
+        providers: vec![],
     };
     let status = NodeStatus { node: id, facts, conditions: vec![], disk_free: Bytes::gib(90), at: NOW };
     (Node { id, name: name(text), joined_at: NOW, maintenance: false }, status)

@@ -46,7 +46,7 @@ async fn metadata_is_the_callers_own_in_both_forms() {
     guest.dhcp().unwrap();
     let get = |path: &str| guest.run(&format!("curl -sSf --max-time 20 http://169.254.169.254{path}"));
 
-    assert_eq!(get("/latest/meta-data/instance-id"), network.ports[0].vm.to_string());
+    assert_eq!(get("/latest/meta-data/instance-id"), network.ports[0].vm.unwrap().to_string());
     assert_eq!(get("/latest/meta-data/public-keys/0/openssh-key"), "ssh-ed25519 AAAA laptop");
     assert_eq!(get("/latest/user-data"), "#cloud-config\n");
     assert!(get("/openstack/latest/meta_data.json").contains("\"hostname\":\"vm10\""));

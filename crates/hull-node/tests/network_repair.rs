@@ -8,7 +8,8 @@ use hull_node::network::Networks;
 use hull_testkit::eventually;
 use hull_types::{
     id::NetworkId,
-    network::{RuleMatch, Uplink},
+    network::Uplink,
+    security_group::RuleMatch,
 };
 use network_kit::{Bench, Guest, SOON, network, rule};
 use uuid::Uuid;
@@ -88,7 +89,7 @@ async fn restarts_repeats_and_new_rules_cost_a_stream_no_packet() {
     assert_eq!(held(&bench), before, "applying what is right already changes nothing, rule handles included");
 
     for step in 0..5 {
-        network.ports[1].rules.push(rule(RuleMatch::Tcp { from: 1000 + step, to: 2000 }, "10.0.0.0/8"));
+        network.groups[0].rules.push(rule(RuleMatch::Tcp { from: 1000 + step, to: 2000 }, "10.0.0.0/8"));
         bench.networks.apply(&network).await.unwrap();
     }
     assert!(bench.inside(network.id, "nft list table inet hull").contains("2000"));

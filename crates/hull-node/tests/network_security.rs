@@ -14,7 +14,8 @@ use hull_node::network::Networks;
 use hull_testkit::eventually;
 use hull_types::{
     link::DesiredNetwork,
-    network::{Mac, RuleMatch},
+    network::Mac,
+    security_group::RuleMatch,
 };
 use network_kit::{
     Bench, SOON,
@@ -170,12 +171,13 @@ async fn only_what_the_rules_let_in_comes_in() {
     }
 
     let mut changed = wire.network.clone();
-    changed.ports[1].rules = vec![
+    let rules = vec![
         rule(RuleMatch::Tcp { from: 79, to: 81 }, "10.90.11.0/24"),
         rule(RuleMatch::Tcp { from: 22, to: 80 }, "203.0.113.0/24"),
         rule(RuleMatch::Udp { from: 53, to: 53 }, "0.0.0.0/0"),
-        rule(RuleMatch::Icmp { kind: Some(128) }, "fd00:90:11::/64"),
+        rule(RuleMatch::Icmp { kind: Some(128), code: None }, "fd00:90:11::/64"),
     ];
+    set_rules(&mut changed, 1, rules);
     bench.networks.apply(&changed).await.unwrap();
     let cases: Vec<(&str, Vec<u8>, bool)> = vec![
         ("ssh, no longer", frames::tcp_syn(to4, 41000, 22), false),

@@ -205,16 +205,8 @@ fn desired(network: &DesiredNetwork, image: &Path) -> DesiredVm {
     let now = Timestamp::now();
     let name = Name::new("tiny").unwrap();
     let vm = Vm {
-        id: port.vm,
-        meta: Meta {
-            v: 1,
-            project: ProjectId(Uuid::nil()),
-            name: name.clone(),
-            description: String::new(),
-            metadata: BTreeMap::new(),
-            created_at: now,
-            updated_at: now,
-        },
+        id: port.vm.unwrap(),
+        meta: Meta::new(ProjectId(Uuid::nil()), name.clone(), now),
         hostname: "tiny".into(),
         flavor: None,
         resources: Resources { vcpus: 1, memory: Bytes::mib(256), disk: size.max(Bytes::mib(128)) },

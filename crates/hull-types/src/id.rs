@@ -77,6 +77,12 @@ ids! {
     PortId = "port";
     /// A security group.
     SecurityGroupId = "security-group";
+    /// A rule of a security group.
+    SecurityRuleId = "security-rule";
+    /// A router.
+    RouterId = "router";
+    /// A floating IP.
+    FloatingIpId = "floating-ip";
     /// A node: a host that runs VMs.
     NodeId = "node";
     /// An event in the history.

@@ -14,10 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
-    id::{NetworkId, NodeId, PortId, StreamId, VmId},
+    id::{FloatingIpId, NetworkId, NodeId, PortId, RouterId, SecurityGroupId, StreamId, VmId},
     image::ImageContent,
-    network::{Mac, SecurityRule, Uplink},
+    network::{DhcpOption, Mac, Route, Uplink, Vni},
     node::NodeStatus,
+    path::{PathQuery, PathReport},
+    port::{AddressPair, Bandwidth},
+    security_group::SecurityRule,
     vm::{Vm, VmStatus},
 };
 
@@ -54,7 +57,7 @@ pub struct DesiredNic {
     pub mac: Mac,
 }
 
-/// A network as one node shall hold it.
+/// A network as one node shall hold it: because a VM of it is here, or because a router that is here leads to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DesiredNetwork {
     /// The network.
@@ -65,12 +68,18 @@ pub struct DesiredNetwork {
     pub subnets: Vec<DesiredSubnet>,
     /// How it reaches out.
     pub uplink: Uplink,
+    /// Its number between nodes; none where this node is alone with it.
+    #[serde(default)]
+    pub vni: Option<Vni>,
     /// Largest packet.
     pub mtu: u16,
     /// The domain of its names.
     pub domain: String,
-    /// Every port of the network (DNS answers for all; taps exist only for `local` ones).
+    /// Every port of the network (DNS answers for all; taps exist only for those that are here).
     pub ports: Vec<DesiredPort>,
+    /// The security groups of its ports here, and the groups that their rules name.
+    #[serde(default)]
+    pub groups: Vec<DesiredGroup>,
 }
 
 /// A subnet as a node shall serve it.
@@ -78,11 +87,47 @@ pub struct DesiredNetwork {
 pub struct DesiredSubnet {
     /// The range.
     pub cidr: IpNet,
-    /// The gateway, answered by the node.
-    pub gateway: IpAddr,
-    /// Name servers told to guests; empty means the gateway.
+    /// The gateway told to guests.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
+    /// Whether the network itself answers at the gateway's address (NAT uplink, or a router); a machine outside does
+    /// where not.
+    #[serde(default = "yes")]
+    pub gateway_is_ours: bool,
+    /// Name servers told to guests; empty means the network's own resolver.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
+    /// Whether DHCP and RA serve it.
+    #[serde(default = "yes")]
+    pub dhcp: bool,
+    /// Routes told to guests.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Further DHCP options.
+    #[serde(default)]
+    pub dhcp_options: Vec<DhcpOption>,
+    /// The router it is on (told in the same or a later message).
+    #[serde(default)]
+    pub router: Option<RouterId>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Where a port's far end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "place")]
+pub enum PortPlace {
+    /// Its VM is on this node.
+    Here,
+    /// Its VM is on the node with this underlay address.
+    There {
+        /// The address.
+        node: IpAddr,
+    },
+    /// It has no VM, or none that is placed, or its node has no underlay address.
+    Nowhere,
 }
 
 /// A port as a node shall serve it.
@@ -91,17 +136,112 @@ pub struct DesiredPort {
     /// The port.
     pub id: PortId,
     /// The VM.
-    pub vm: VmId,
-    /// Whether the VM is placed on this node.
-    pub local: bool,
+    #[serde(default)]
+    pub vm: Option<VmId>,
+    /// Where its VM is.
+    #[serde(flatten)]
+    pub place: PortPlace,
     /// Its MAC.
     pub mac: Mac,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Further addresses it may send from.
+    #[serde(default)]
+    pub allowed_pairs: Vec<AddressPair>,
+    /// Whether it is kept from spoofing and filtered by its groups.
+    #[serde(default = "yes")]
+    pub port_security: bool,
     /// Its host name.
     pub hostname: String,
-    /// The union of its security groups' rules.
+    /// Its security groups, each in the network's `groups` where the port is here.
+    #[serde(default)]
+    pub groups: Vec<SecurityGroupId>,
+    /// Further DHCP options.
+    #[serde(default)]
+    pub dhcp_options: Vec<DhcpOption>,
+    /// How much it may send and receive.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
+}
+
+impl DesiredPort {
+    /// Whether its VM is on this node.
+    pub fn is_here(&self) -> bool {
+        self.place == PortPlace::Here
+    }
+}
+
+/// A security group as a node shall enforce it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredGroup {
+    /// The group.
+    pub id: SecurityGroupId,
+    /// Whether answers pass by themselves.
+    #[serde(default = "yes")]
+    pub stateful: bool,
+    /// What it lets through.
+    #[serde(default)]
     pub rules: Vec<SecurityRule>,
+    /// The addresses of all its ports, on every network; only for groups that a rule here names as remote.
+    #[serde(default)]
+    pub members: Vec<IpAddr>,
+}
+
+/// A router as one node shall hold it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredRouter {
+    /// The router.
+    pub id: RouterId,
+    /// Its name, for people who look at the host.
+    pub name: String,
+    /// The ranges it joins and the networks they are on (told in the same or an earlier message).
+    pub subnets: Vec<DesiredRouterSubnet>,
+    /// Further routes.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Its way out.
+    #[serde(default)]
+    pub gateway: Option<DesiredGateway>,
+}
+
+/// A range that a router joins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredRouterSubnet {
+    /// Its network.
+    pub network: NetworkId,
+    /// The range.
+    pub cidr: IpNet,
+    /// The gateway's address, which the network answers for.
+    pub gateway: IpAddr,
+}
+
+/// A router's way out, from one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredGateway {
+    /// The external network (told in the same or an earlier message).
+    pub network: NetworkId,
+    /// The MAC of this router's end on this node.
+    pub mac: Mac,
+    /// This node's own addresses for the router, with their ranges; empty while none has been given.
+    pub addresses: Vec<IpNet>,
+    /// The next hops: the gateways of the external network's subnets.
+    pub next_hops: Vec<IpAddr>,
+    /// Whether VMs without a floating IP go out under `addresses`.
+    pub snat: bool,
+    /// Floating IPs that lead to VMs on this node.
+    #[serde(default)]
+    pub floating_ips: Vec<DesiredFloatingIp>,
+}
+
+/// A floating IP as a node shall answer for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredFloatingIp {
+    /// The floating IP.
+    pub id: FloatingIpId,
+    /// Its address.
+    pub address: IpAddr,
+    /// The VM's address it leads to.
+    pub fixed: IpAddr,
 }
 
 /// From server to node.
@@ -136,6 +276,12 @@ pub struct Desired {
     /// Networks no longer needed here.
     #[serde(default)]
     pub networks_removed: Vec<NetworkId>,
+    /// Routers new or changed.
+    #[serde(default)]
+    pub routers: Vec<DesiredRouter>,
+    /// Routers no longer needed here.
+    #[serde(default)]
+    pub routers_removed: Vec<RouterId>,
 }
 
 /// From node to server.
@@ -244,6 +390,11 @@ pub enum NodeCall {
         /// The VM.
         vm: VmId,
     },
+    /// How far a packet would get on this node, computed from what its kernel holds.
+    ExplainPath {
+        /// The packet, and where on this node it begins.
+        query: PathQuery,
+    },
 }
 
 /// Answers to calls.
@@ -264,6 +415,8 @@ pub enum NodeReply {
         /// How many.
         count: u64,
     },
+    /// How far a packet gets.
+    Path(PathReport),
     /// Lines for people.
     Text {
         /// The lines.

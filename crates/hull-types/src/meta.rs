@@ -1,6 +1,6 @@
 //! What every document carries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -29,12 +29,32 @@ pub struct Meta {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = std::collections::HashMap<String, String>)]
     pub metadata: Metadata,
+    /// Free words to find it by. At most 50, each of 1 to 60 characters.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub tags: BTreeSet<String>,
     /// When it was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When a user last changed it.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
+}
+
+impl Meta {
+    /// The head of a document that is made now, without description, labels and tags.
+    pub fn new(project: ProjectId, name: Name, now: Timestamp) -> Self {
+        Self {
+            v: first(),
+            project,
+            name,
+            description: String::new(),
+            metadata: Metadata::new(),
+            tags: BTreeSet::new(),
+            created_at: now,
+            updated_at: now,
+        }
+    }
 }
 
 fn first() -> u32 {

@@ -1,4 +1,10 @@
-//! Networks, their subnets, ports and security groups.
+//! Networks and their subnets. Ports, security groups, routers and floating IPs have modules of their own.
+//!
+//! ```text
+//!   external network ◄── gateway ── router ── interface ──► subnet ∈ network ◄── port ── VM
+//!         ▲                           (one router a subnet)                        │
+//!         └────── floating IP ─────────────────────────────────────────────────────┘
+//! ```
 
 use std::net::IpAddr;
 
@@ -8,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    id::{NetworkId, PortId, SecurityGroupId, SubnetId, VmId},
+    id::{NetworkId, RouterId, SubnetId},
     meta::Meta,
 };
 
@@ -45,31 +51,107 @@ impl From<Mac> for String {
     }
 }
 
-/// A range of addresses on a network.
+/// A span of addresses, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddressRange {
+    /// The first address.
+    #[schema(value_type = String, example = "10.0.0.10")]
+    pub first: IpAddr,
+    /// The last address.
+    #[schema(value_type = String, example = "10.0.0.99")]
+    pub last: IpAddr,
+}
+
+/// A route told to guests or held by a router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The range.
+    #[schema(value_type = String, example = "192.168.0.0/16")]
+    pub to: IpNet,
+    /// The next hop, on one of the subnets at hand.
+    #[schema(value_type = String, example = "10.0.0.254")]
+    pub via: IpAddr,
+}
+
+/// A DHCP option beyond those Hull sends by itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DhcpOption {
+    /// The option's number (RFC 2132 and later): 1 to 254, none of those Hull decides on (addresses, leases, server).
+    pub code: u8,
+    /// Its value, sent as these bytes of text.
+    pub value: String,
+}
+
+/// A subnet: a range of addresses on a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Subnet {
     /// Its id.
     pub id: SubnetId,
-    /// The range, IPv4 or IPv6 (`/64` for IPv6, so that addresses can be announced by RA).
+    /// Owner, name, times. The owner is the network's.
+    #[serde(flatten)]
+    pub meta: Meta,
+    /// Its network.
+    pub network: NetworkId,
+    /// The range, IPv4 or IPv6 (`/64` for IPv6, so that addresses can be announced by RA). Never changes.
     #[schema(value_type = String, example = "10.90.0.0/16")]
     pub cidr: IpNet,
-    /// The gateway's address; always the network's own.
-    #[schema(value_type = String)]
-    pub gateway: IpAddr,
-    /// Name servers handed to guests; empty means the network's own resolver at the gateway's address.
+    /// The gateway told to guests; none for a subnet that leads nowhere. Answered by the network itself, on every node,
+    /// where it has an uplink by NAT or the subnet is on a router; a machine outside of Hull where it is on a provider's
+    /// network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub gateway: Option<IpAddr>,
+    /// Name servers handed to guests; empty means the network's own resolver.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub dns: Vec<IpAddr>,
+    /// Where addresses are given from; empty means the whole range.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<AddressRange>,
+    /// Whether DHCP (and for IPv6 router advertisements) serve it.
+    #[serde(default = "yes")]
+    pub dhcp: bool,
+    /// Routes told to guests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Further DHCP options told to guests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dhcp_options: Vec<DhcpOption>,
+    /// The router it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<RouterId>,
 }
 
-/// How a network reaches beyond itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+fn yes() -> bool {
+    true
+}
+
+/// How a network reaches beyond itself, apart from routers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Uplink {
     /// Not at all.
     None,
     /// Out through the node's own address; the node's host reaches in.
     Nat,
+    /// It is a network outside of Hull: plugged, untagged, into the bridge that each node's configuration names for this
+    /// provider network.
+    Provider(String),
+}
+
+/// A network's number on the wire between nodes (VXLAN, RFC 7348): 1 to 16,777,215, unique in the cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = u32, minimum = 1, maximum = 16_777_215)]
+pub struct Vni(pub u32);
+
+impl std::fmt::Display for Vni {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// A network.
@@ -80,10 +162,13 @@ pub struct Network {
     /// Owner, name, times.
     #[serde(flatten)]
     pub meta: Meta,
-    /// Its address ranges.
-    pub subnets: Vec<Subnet>,
+    /// Its subnets, oldest first. Changes with each of them, so that two that overlap cannot come at once.
+    pub subnets: Vec<SubnetId>,
     /// How it reaches beyond itself.
     pub uplink: Uplink,
+    /// Its number between nodes; none where nothing of it goes from node to node (a provider's network does by itself).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<Vni>,
     /// Largest packet, in bytes, as guests are told.
     pub mtu: u16,
     /// The domain of its VMs' names, `hull.internal`.
@@ -91,101 +176,10 @@ pub struct Network {
     /// Whether every project may use it.
     #[serde(default)]
     pub shared: bool,
-}
-
-/// An address a port holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-pub struct FixedIp {
-    /// The subnet it is from.
-    pub subnet: SubnetId,
-    /// The address.
-    #[schema(value_type = String)]
-    pub address: IpAddr,
-}
-
-/// A port: a VM's end on a network. It keeps its MAC and addresses for as long as it lives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Port {
-    /// Its id.
-    pub id: PortId,
-    /// Owner, name, times.
-    #[serde(flatten)]
-    pub meta: Meta,
-    /// Its network.
-    pub network: NetworkId,
-    /// The VM it belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vm: Option<VmId>,
-    /// Its MAC address.
-    pub mac: Mac,
-    /// Its addresses.
-    pub addresses: Vec<FixedIp>,
-    /// Its host name, as DHCP and DNS give it.
-    pub hostname: String,
-    /// The security groups that let traffic in.
-    pub security_groups: Vec<SecurityGroupId>,
-}
-
-/// Which way a rule lets packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Direction {
-    /// To the VM.
-    Ingress,
-    /// From the VM.
-    Egress,
-}
-
-/// What a rule matches above IP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case", tag = "protocol")]
-pub enum RuleMatch {
-    /// Everything.
-    Any,
-    /// TCP to a range of ports, both ends included.
-    Tcp {
-        /// First port.
-        from: u16,
-        /// Last port.
-        to: u16,
-    },
-    /// UDP to a range of ports, both ends included.
-    Udp {
-        /// First port.
-        from: u16,
-        /// Last port.
-        to: u16,
-    },
-    /// ICMP (IPv4) or ICMPv6, by the rule's address family.
-    Icmp {
-        /// The type; every type where absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        kind: Option<u8>,
-    },
-}
-
-/// A rule that lets packets through. What no rule lets through inbound is dropped; outbound all is let through
-/// unless the group has egress rules.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-pub struct SecurityRule {
-    /// Which way.
-    pub direction: Direction,
-    /// What.
-    #[serde(flatten)]
-    pub matches: RuleMatch,
-    /// The other side's addresses; its family is the rule's family. `0.0.0.0/0` or `::/0` for all.
-    #[schema(value_type = String)]
-    pub remote: IpNet,
-}
-
-/// A security group: stateful, default deny inbound.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct SecurityGroup {
-    /// Its id.
-    pub id: SecurityGroupId,
-    /// Owner, name, times.
-    #[serde(flatten)]
-    pub meta: Meta,
-    /// What it lets through.
-    pub rules: Vec<SecurityRule>,
+    /// Whether routers may have their gateway here and floating IPs come from here.
+    #[serde(default)]
+    pub external: bool,
+    /// Whether its ports are kept from spoofing and filtered by security groups, where the port does not say.
+    #[serde(default = "yes")]
+    pub port_security: bool,
 }

@@ -30,6 +30,13 @@ pub struct NodeFacts {
     pub accel: Accel,
     /// The boot id of the host: another one means that it was rebooted.
     pub boot_id: String,
+    /// The address at which other nodes reach its networks (VXLAN); none where it is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub underlay: Option<std::net::IpAddr>,
+    /// The provider networks it is plugged into.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub providers: Vec<String>,
 }
 
 /// A condition of a node that an operator should know.

@@ -82,6 +82,9 @@ pub fn act(plan: &Acting<'_>, call: &mut Call<'_>) -> Result<Changes> {
         VmAction::Rebuild { .. } => rebuild(plan, call),
         VmAction::Rescue { .. } => rescue(plan, call),
         VmAction::Unrescue => Ok(unrescue(vm, call)),
+        VmAction::AttachNic { .. } | VmAction::DetachNic { .. } => {
+            Err(Error::unsupported("NICs of a VM cannot be changed yet; name them all when it is created"))
+        }
         VmAction::Lock | VmAction::Unlock => Ok(Changes::none()),
     }
 }
@@ -95,6 +98,8 @@ pub fn verb(action: &VmAction) -> &'static str {
         VmAction::Pause => "pause",
         VmAction::Resume => "resume",
         VmAction::Suspend => "suspend",
+        VmAction::AttachNic { .. } => "attach-nic",
+        VmAction::DetachNic { .. } => "detach-nic",
         VmAction::Resize { .. } => "resize",
         VmAction::Rebuild { .. } => "rebuild",
         VmAction::Rescue { .. } => "rescue",

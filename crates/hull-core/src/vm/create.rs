@@ -16,7 +16,8 @@ use hull_types::{
     keypair::{Keypair, PublicKey},
     meta::Meta,
     name::Name,
-    network::{FixedIp, Mac, Network, Port},
+    network::{Mac, Network, Subnet},
+    port::{Bandwidth, FixedIp, Port},
     project::{Project, Usage},
     units::Bytes,
     vm::{Boot, Firmware, FlavorRef, ImageRef, PowerIntent, PowerTarget, Profile, RebootIntent, RebootKind, Vm},
@@ -58,6 +59,8 @@ pub struct Kernel<'a> {
 pub struct Nic<'a> {
     /// The network.
     pub network: &'a Network,
+    /// Its subnets, oldest first.
+    pub subnets: &'a [&'a Subnet],
     /// What of the network is taken.
     pub used: &'a NetworkUse,
     /// Addresses wanted; the next free ones where empty.
@@ -122,13 +125,9 @@ pub fn create(plan: &Create<'_>, call: &mut Call<'_>) -> Result<Changes> {
         let vm = Vm {
             id,
             meta: Meta {
-                v: 1,
-                project: plan.project.id,
-                name,
                 description: request.description.clone(),
                 metadata: request.metadata.clone(),
-                created_at: call.now,
-                updated_at: call.now,
+                ..Meta::new(plan.project.id, name, call.now)
             },
             hostname,
             flavor: plan.flavor.map(|flavor| FlavorRef { id: flavor.id, name: flavor.name.clone() }),
@@ -170,7 +169,7 @@ pub fn name_claim(vm: &Vm) -> Claim {
 /// The claims of a port's MAC and addresses.
 pub fn port_claims(port: &Port) -> impl Iterator<Item = Claim> {
     let (network, id) = (port.network, port.id);
-    let addresses = port.addresses.iter().map(move |a| Claim::Address { network, address: a.address, port: id });
+    let addresses = port.addresses.iter().map(move |a| Claim::Address { network, address: a.address, holder: id.0 });
     std::iter::once(Claim::Mac { network, mac: port.mac, port: id }).chain(addresses)
 }
 
@@ -207,6 +206,9 @@ fn expectations(plan: &Create<'_>) -> Changes {
     }
     for nic in plan.nics {
         changes = changes.unchanged(Doc::Network(nic.network.id));
+        for subnet in nic.subnets {
+            changes = changes.unchanged(Doc::Subnet(subnet.id));
+        }
         for &group in nic.security_groups {
             changes = changes.exists(Doc::SecurityGroup(group));
         }
@@ -397,9 +399,9 @@ fn port(
     let taken_addresses = taken.addresses.entry(network.id).or_default();
     let taken_macs = taken.macs.entry(network.id).or_default();
     let addresses: Vec<FixedIp> = if nic.addresses.is_empty() {
-        ipam::next(network, &nic.used.addresses, taken_addresses)?
+        ipam::next(network, nic.subnets, &nic.used.addresses, taken_addresses)?
     } else {
-        ipam::wanted(network, nic.addresses, &nic.used.addresses, taken_addresses).map_err(|e| e.at("/nics"))?
+        ipam::wanted(network, nic.subnets, nic.addresses, &nic.used.addresses, taken_addresses).map_err(|e| e.at("/nics"))?
     };
     let mac = match nic.mac {
         Some(mac) => mac::check(mac, &nic.used.macs, taken_macs).map_err(|e| e.at("/nics"))?,
@@ -410,24 +412,21 @@ fn port(
     let id: PortId = call.id();
     let name = Name::new(&format!("port-{}", id.0.simple()))
         .map_err(|why| Error::internal(format!("a port's name was refused: {why}")))?;
-    let meta = Meta {
-        v: 1,
-        project: plan.project.id,
-        name,
-        description: String::new(),
-        metadata: BTreeMap::new(),
-        created_at: call.now,
-        updated_at: call.now,
-    };
     Ok(Port {
         id,
-        meta,
+        meta: Meta::new(plan.project.id, name, call.now),
         network: network.id,
         vm: Some(vm),
+        goes_with_vm: true,
+        router_gateway: None,
         mac,
         addresses,
         hostname: hostname.to_owned(),
         security_groups: nic.security_groups.to_vec(),
+        port_security: network.port_security,
+        allowed_pairs: Vec::new(),
+        dhcp_options: Vec::new(),
+        bandwidth: Bandwidth::default(),
     })
 }
 

@@ -17,6 +17,7 @@ struct Case {
     kernel: Option<Image>,
     flavor: Option<Flavor>,
     network: Network,
+    subnets: Vec<Subnet>,
     used: NetworkUse,
     nodes: Vec<Candidate>,
     addresses: Vec<IpAddr>,
@@ -52,6 +53,7 @@ impl Case {
             kernel: None,
             flavor: Some(flavor()),
             network: network(&["10.0.0.0/16", "fd00::/64"]),
+            subnets: testing::subnets(&["10.0.0.0/16", "fd00::/64"]),
             used: NetworkUse::default(),
             nodes: vec![],
             addresses: vec![],
@@ -65,8 +67,10 @@ impl Case {
     }
 
     fn decide(&self, fresh: &mut Seeded) -> Result<Changes> {
+        let subnets: Vec<&Subnet> = self.subnets.iter().collect();
         let nics = [Nic {
             network: &self.network,
+            subnets: &subnets,
             used: &self.used,
             addresses: &self.addresses,
             mac: None,
@@ -277,6 +281,7 @@ proptest! {
                     Claim::Address { address, .. } => prop_assert!(case.used.addresses.insert(*address)),
                     Claim::Mac { mac, .. } => prop_assert!(case.used.macs.insert(*mac)),
                     Claim::Name { id, .. } => prop_assert!(held.insert(*id)),
+                    Claim::Vni { .. } => prop_assert!(false, "a VM has no number on the wire"),
                 }
             }
         }

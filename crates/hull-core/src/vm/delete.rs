@@ -12,7 +12,7 @@
 use hull_types::{
     Timestamp,
     error::Result,
-    network::Port,
+    port::Port,
     project::Usage,
     vm::{Placement, Vm, VmPhase, VmStatus},
 };

@@ -3,7 +3,7 @@
 use hull_types::{
     event::Event,
     name::Name,
-    network::Port,
+    port::Port,
     vm::{Placement, Vm, VmState, VmStatus},
     wire::{Explanation, ExplanationSection},
 };

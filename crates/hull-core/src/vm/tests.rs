@@ -3,7 +3,8 @@
 use hull_types::{
     id::NodeId,
     name::Name,
-    network::{FixedIp, Mac, Port},
+    network::Mac,
+    port::{Bandwidth, FixedIp, Port},
     project::Usage,
     reason::{Reason, ReasonCode},
     vm::{Exit, ExitCause, PowerTarget, VmPhase, VmState, VmStatus},
@@ -165,10 +166,16 @@ fn port() -> Port {
         meta: meta("p"),
         network: network.id,
         vm: Some(vm().id),
+        goes_with_vm: true,
+        router_gateway: None,
         mac: Mac([0x52, 0x54, 0, 0, 0, 1]),
-        addresses: vec![FixedIp { subnet: network.subnets[0].id, address: "10.0.0.2".parse().unwrap() }],
+        addresses: vec![FixedIp { subnet: network.subnets[0], address: "10.0.0.2".parse().unwrap() }],
         hostname: "web".into(),
         security_groups: vec![],
+        port_security: true,
+        allowed_pairs: vec![],
+        dhcp_options: vec![],
+        bandwidth: Bandwidth::default(),
     }
 }
 

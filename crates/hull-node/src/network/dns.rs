@@ -85,7 +85,7 @@ fn find(view: &View, query: &Query) -> Found {
     }
     let addresses: Vec<IpAddr> = match (host, view.port_of_name(host)) {
         (_, Some(port)) => port.addresses.clone(),
-        ("gateway", None) => view.network().subnets.iter().map(|subnet| subnet.gateway).collect(),
+        ("gateway", None) => view.network().subnets.iter().filter_map(|subnet| subnet.gateway).collect(),
         _ => return Found::Nothing(zone),
     };
     let data = addresses.into_iter().filter_map(|address| match (query.query_type, address) {

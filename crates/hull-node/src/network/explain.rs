@@ -32,8 +32,8 @@ pub(crate) async fn port(
     let tap = tap_name(id);
     let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
     let mut lines = vec![format!("port {id}: MAC {}, {}", port.mac, addresses.join(", "))];
-    if !port.local {
-        lines.push("the port is on another node".to_owned());
+    if !port.is_here() {
+        lines.push("the port is not on this node".to_owned());
         return Ok(lines);
     }
     let links = Links::open(namespace).await?;

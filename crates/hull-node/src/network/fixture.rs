@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use hull_types::{
-    id::{NetworkId, PortId, VmId},
-    link::{DesiredNetwork, DesiredPort, DesiredSubnet},
-    network::{Direction, Mac, RuleMatch, SecurityRule, Uplink},
+    id::{NetworkId, PortId, SecurityGroupId, SecurityRuleId, VmId},
+    link::{DesiredGroup, DesiredNetwork, DesiredPort, DesiredSubnet, PortPlace},
+    network::{Mac, Uplink},
+    port::Bandwidth,
+    security_group::{Direction, Family, Remote, RuleMatch, SecurityRule},
 };
 
 use super::{GuestMetadata, view::View};
@@ -14,43 +16,78 @@ pub(crate) fn mac(number: u8) -> Mac {
 }
 
 pub(crate) fn rule(direction: Direction, matches: RuleMatch, remote: &str) -> SecurityRule {
-    SecurityRule { direction, matches, remote: remote.parse().unwrap() }
+    let remote: ipnet::IpNet = remote.parse().unwrap();
+    SecurityRule {
+        id: SecurityRuleId(uuid::Uuid::nil()),
+        direction,
+        family: Family::of(&remote.addr()),
+        matches,
+        remote: Remote::Net(remote),
+        description: String::new(),
+    }
+}
+
+fn group(number: u128, rules: Vec<SecurityRule>) -> DesiredGroup {
+    DesiredGroup { id: SecurityGroupId(uuid::Uuid::from_u128(number)), stateful: true, rules, members: vec![] }
+}
+
+fn subnet(cidr: &str, gateway: &str) -> DesiredSubnet {
+    DesiredSubnet {
+        cidr: cidr.parse().unwrap(),
+        gateway: Some(gateway.parse().unwrap()),
+        gateway_is_ours: true,
+        dns: vec![],
+        dhcp: true,
+        routes: vec![],
+        dhcp_options: vec![],
+        router: None,
+    }
 }
 
 /// `web` (10.90.0.10, fd00:90::a) and `db` (10.90.0.11, fd00:90::b) on this node, `far` on another.
 pub(crate) fn network() -> DesiredNetwork {
-    let port = |number: u8, hostname: &str, local| DesiredPort {
+    let web = group(
+        0x300,
+        vec![
+            rule(Direction::Ingress, RuleMatch::Tcp { from: 22, to: 22 }, "0.0.0.0/0"),
+            rule(Direction::Ingress, RuleMatch::Icmp { kind: None, code: None }, "::/0"),
+        ],
+    );
+    let db = group(
+        0x301,
+        vec![
+            rule(Direction::Ingress, RuleMatch::Tcp { from: 5432, to: 5432 }, "10.90.0.0/24"),
+            rule(Direction::Egress, RuleMatch::Any, "10.90.0.0/24"),
+        ],
+    );
+    let port = |number: u8, hostname: &str, place, group: &DesiredGroup| DesiredPort {
         id: PortId(uuid::Uuid::from_u128(0x100 + u128::from(number))),
-        vm: VmId(uuid::Uuid::from_u128(0x200 + u128::from(number))),
-        local,
+        vm: Some(VmId(uuid::Uuid::from_u128(0x200 + u128::from(number)))),
+        place,
         mac: mac(number),
         addresses: vec![format!("10.90.0.{number}").parse().unwrap(), format!("fd00:90::{number:x}").parse().unwrap()],
+        allowed_pairs: vec![],
+        port_security: true,
         hostname: hostname.to_owned(),
-        rules: vec![
-            rule(Direction::Ingress, RuleMatch::Tcp { from: 22, to: 22 }, "0.0.0.0/0"),
-            rule(Direction::Ingress, RuleMatch::Icmp { kind: None }, "::/0"),
-        ],
+        groups: vec![group.id],
+        dhcp_options: vec![],
+        bandwidth: Bandwidth::default(),
     };
-    let mut db = port(11, "db", true);
-    db.rules = vec![
-        rule(Direction::Ingress, RuleMatch::Tcp { from: 5432, to: 5432 }, "10.90.0.0/24"),
-        rule(Direction::Egress, RuleMatch::Any, "10.90.0.0/24"),
-    ];
+    let there = PortPlace::There { node: "192.0.2.2".parse().unwrap() };
     DesiredNetwork {
         id: NetworkId("0192f0c1-2345-7abc-8def-0123456789ab".parse().unwrap()),
         name: "default".to_owned(),
-        subnets: vec![
-            DesiredSubnet { cidr: "10.90.0.0/16".parse().unwrap(), gateway: "10.90.0.1".parse().unwrap(), dns: vec![] },
-            DesiredSubnet {
-                cidr: "fd00:90::/64".parse().unwrap(),
-                gateway: "fd00:90::1".parse().unwrap(),
-                dns: vec![],
-            },
-        ],
+        subnets: vec![subnet("10.90.0.0/16", "10.90.0.1"), subnet("fd00:90::/64", "fd00:90::1")],
         uplink: Uplink::Nat,
+        vni: None,
         mtu: 1400,
         domain: "hull.internal".to_owned(),
-        ports: vec![port(10, "web", true), db, port(12, "far", false)],
+        ports: vec![
+            port(10, "web", PortPlace::Here, &web),
+            port(11, "db", PortPlace::Here, &db),
+            port(12, "far", there, &web),
+        ],
+        groups: vec![web, db],
     }
 }
 
@@ -60,7 +97,7 @@ pub(crate) fn view() -> View {
 
 pub(crate) fn guest() -> GuestMetadata {
     GuestMetadata {
-        vm: network().ports[0].vm,
+        vm: network().ports[0].vm.unwrap(),
         name: "Web".to_owned(),
         hostname: "web".to_owned(),
         project: "p1".to_owned(),

@@ -131,7 +131,7 @@ impl Keeper {
         links.set_neighbours(&bridge, &neighbours(network)).await?;
         match network.uplink {
             Uplink::Nat => self.common.host.link_up(network, &namespace, &links).await?,
-            Uplink::None => self.common.host.link_down(self.network).await?,
+            Uplink::None | Uplink::Provider(_) => self.common.host.link_down(self.network).await?,
         }
         self.serve_guests(&view, namespace, bridge.index);
         Ok(())
@@ -155,7 +155,7 @@ impl Keeper {
     }
 
     fn serve_guests(&mut self, view: &Arc<View>, namespace: Netns, bridge: u32) {
-        let gateways = view.network().subnets.iter().map(|subnet| subnet.gateway).collect();
+        let gateways = view.network().subnets.iter().filter_map(|subnet| subnet.gateway).collect();
         let ground = Ground { namespace: namespace.identity(), bridge, gateways };
         if self.services.as_ref().is_some_and(|services| services.update(&ground, view)) {
             return;
@@ -189,7 +189,7 @@ impl Keeper {
     }
 
     async fn tap(&mut self, port: PortId) -> Result<OwnedFd> {
-        let known = self.view.as_ref().is_some_and(|view| view.network().ports.iter().any(|p| p.id == port && p.local));
+        let known = self.view.as_ref().is_some_and(|view| view.network().ports.iter().any(|p| p.id == port && p.is_here()));
         if !known {
             return Err(Error::not_found(format!(
                 "the network {} on this node has no port {port}; it must be applied first",
@@ -253,9 +253,13 @@ async fn bridge(network: &DesiredNetwork, namespace: &Netns, links: &Links) -> R
 /// What the bridge answers for: gateways, the metadata addresses, its link-local address.
 fn gateway_addresses(network: &DesiredNetwork) -> BTreeSet<IpNet> {
     let mut addresses: BTreeSet<IpNet> =
-        network.subnets.iter().filter_map(|subnet| IpNet::new(subnet.gateway, subnet.cidr.prefix_len()).ok()).collect();
+        network
+        .subnets
+        .iter()
+        .filter_map(|subnet| IpNet::new(subnet.gateway?, subnet.cidr.prefix_len()).ok())
+        .collect();
     addresses.insert(IpNet::new_assert(METADATA_V4.into(), 32));
-    if network.subnets.iter().any(|subnet| subnet.gateway.is_ipv6()) {
+    if network.subnets.iter().any(|subnet| subnet.cidr.addr().is_ipv6()) {
         addresses.insert(IpNet::new_assert(METADATA_V6.into(), 128));
     }
     addresses.insert(IpNet::new_assert(link_local(gateway_mac(network.id)).into(), 64));
@@ -274,7 +278,7 @@ fn neighbours(network: &DesiredNetwork) -> BTreeSet<(IpAddr, hull_types::network
 
 /// Puts the taps that exist on the bridge: after somebody deleted the bridge they are still held by their VMs.
 async fn shape_taps(network: &DesiredNetwork, links: &Links, bridge: &Link) -> Result<()> {
-    let ours: BTreeSet<String> = network.ports.iter().filter(|port| port.local).map(|port| tap_name(port.id)).collect();
+    let ours: BTreeSet<String> = network.ports.iter().filter(|port| port.is_here()).map(|port| tap_name(port.id)).collect();
     for tap in links.all().await?.into_iter().filter(|link| link.name.starts_with(TAP_PREFIX)) {
         if ours.contains(&tap.name) {
             let shape = Shape { mac: None, mtu: u32::from(network.mtu), master: Some(bridge.index) };

@@ -164,7 +164,7 @@ impl LinkRange {
 /// The first subnet of a family, which is the one whose gateway answers for the network.
 pub(crate) fn subnet_v4(network: &DesiredNetwork) -> Option<(Ipv4Net, Ipv4Addr, &DesiredSubnet)> {
     network.subnets.iter().find_map(|subnet| match (subnet.cidr, subnet.gateway) {
-        (IpNet::V4(cidr), IpAddr::V4(gateway)) => Some((cidr, gateway, subnet)),
+        (IpNet::V4(cidr), Some(IpAddr::V4(gateway))) => Some((cidr, gateway, subnet)),
         _ => None,
     })
 }
@@ -172,7 +172,7 @@ pub(crate) fn subnet_v4(network: &DesiredNetwork) -> Option<(Ipv4Net, Ipv4Addr, 
 /// The first IPv6 subnet.
 pub(crate) fn subnet_v6(network: &DesiredNetwork) -> Option<(Ipv6Net, Ipv6Addr, &DesiredSubnet)> {
     network.subnets.iter().find_map(|subnet| match (subnet.cidr, subnet.gateway) {
-        (IpNet::V6(cidr), IpAddr::V6(gateway)) => Some((cidr, gateway, subnet)),
+        (IpNet::V6(cidr), Some(IpAddr::V6(gateway))) => Some((cidr, gateway, subnet)),
         _ => None,
     })
 }

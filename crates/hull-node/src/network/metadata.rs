@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(with(&token, 1059), 200);
         assert_eq!(with(&token, 1060), 401, "expired");
         assert_eq!(with("AAAA", 1000), 401);
-        let others = KEY.issue(network().ports[1].vm, 2000);
+        let others = KEY.issue(network().ports[1].vm.unwrap(), 2000);
         assert_eq!(with(&others, 1000), 401, "another VM's");
         for life in ["0", "21601", "x", "-1"] {
             assert_eq!(put_token(life).0, 400, "{life}");

@@ -38,6 +38,8 @@ pub(crate) fn status(known: &Known<'_>, before: Option<&NodeStatus>) -> NodeStat
         disk: known.host.disk,
         accel: able.map_or(Accel::Tcg, |facts| facts.accel),
         boot_id: known.host.boot_id.clone(),
+        underlay: None,
+        providers: Vec::new(),
     };
     let mut conditions = conditions(known);
     for condition in &mut conditions {

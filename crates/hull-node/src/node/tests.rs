@@ -96,9 +96,11 @@ fn network() -> DesiredNetwork {
         name: "default".into(),
         subnets: vec![],
         uplink: Uplink::Nat,
+        vni: None,
         mtu: 1500,
         domain: "hull.internal".into(),
         ports: vec![],
+        groups: vec![],
     }
 }
 

@@ -41,15 +41,7 @@ fn image_ref(byte: u8) -> hull_types::vm::ImageRef {
 pub(crate) fn desired() -> DesiredVm {
     let vm = Vm {
         id: VmId(Uuid::from_u128(7)),
-        meta: Meta {
-            v: 1,
-            project: ProjectId(Uuid::nil()),
-            name: Name::new("web1").unwrap(),
-            description: String::new(),
-            metadata: Default::default(),
-            created_at: at(0),
-            updated_at: at(0),
-        },
+        meta: Meta::new(ProjectId(Uuid::nil()), Name::new("web1").unwrap(), at(0)),
         hostname: "web1".into(),
         flavor: None,
         resources: Resources { vcpus: 1, memory: Bytes::mib(64), disk: Bytes::mib(8) },

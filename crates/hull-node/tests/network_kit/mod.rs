@@ -25,9 +25,11 @@ use std::{
 use hull_node::network::{GuestMetadata, LinuxNetworks, Networks, NetworksConfig, Prefix};
 use hull_testkit::{TestHost, TestNet};
 use hull_types::{
-    id::{NetworkId, PortId, VmId},
-    link::{DesiredNetwork, DesiredPort, DesiredSubnet},
-    network::{Direction, Mac, RuleMatch, SecurityRule, Uplink},
+    id::{NetworkId, PortId, SecurityGroupId, SecurityRuleId, VmId},
+    link::{DesiredGroup, DesiredNetwork, DesiredPort, DesiredSubnet, PortPlace},
+    network::{Mac, Uplink},
+    port::Bandwidth,
+    security_group::{Direction, Family, Remote, RuleMatch, SecurityRule},
 };
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
@@ -322,41 +324,80 @@ pub fn network(number: u8) -> DesiredNetwork {
     let v6 = |host: u8| -> IpAddr { format!("fd00:90:{number}::{host:x}").parse().unwrap() };
     let port = |host: u8| DesiredPort {
         id: PortId(Uuid::now_v7()),
-        vm: VmId(Uuid::now_v7()),
-        local: true,
+        vm: Some(VmId(Uuid::now_v7())),
+        place: PortPlace::Here,
         mac: Mac([0x52, 0x54, 0, 0, number, host]),
         addresses: vec![v4(host), v6(host)],
+        allowed_pairs: vec![],
+        port_security: true,
         hostname: format!("vm{host}"),
-        rules: default_rules(),
+        groups: vec![DEFAULT_GROUP],
+        dhcp_options: vec![],
+        bandwidth: Bandwidth::default(),
+    };
+    let subnet = |cidr: String, gateway| DesiredSubnet {
+        cidr: cidr.parse().unwrap(),
+        gateway: Some(gateway),
+        gateway_is_ours: true,
+        dns: vec![],
+        dhcp: true,
+        routes: vec![],
+        dhcp_options: vec![],
+        router: None,
     };
     DesiredNetwork {
         id: NetworkId(Uuid::now_v7()),
         name: format!("net{number}"),
         subnets: vec![
-            DesiredSubnet { cidr: format!("10.90.{number}.0/24").parse().unwrap(), gateway: v4(1), dns: vec![] },
-            DesiredSubnet { cidr: format!("fd00:90:{number}::/64").parse().unwrap(), gateway: v6(1), dns: vec![] },
+            subnet(format!("10.90.{number}.0/24"), v4(1)),
+            subnet(format!("fd00:90:{number}::/64"), v6(1)),
         ],
         uplink: Uplink::Nat,
+        vni: None,
         mtu: 1400,
         domain: "hull.internal".to_owned(),
         ports: vec![port(10), port(11)],
+        groups: vec![group(DEFAULT_GROUP, default_rules())],
     }
 }
 
 pub fn rule(matches: RuleMatch, remote: &str) -> SecurityRule {
-    SecurityRule { direction: Direction::Ingress, matches, remote: remote.parse().unwrap() }
+    let remote: ipnet::IpNet = remote.parse().unwrap();
+    SecurityRule {
+        id: SecurityRuleId(Uuid::now_v7()),
+        direction: Direction::Ingress,
+        family: Family::of(&remote.addr()),
+        matches,
+        remote: Remote::Net(remote),
+        description: String::new(),
+    }
+}
+
+/// The group every port of [`network`] begins in.
+pub const DEFAULT_GROUP: SecurityGroupId = SecurityGroupId(Uuid::from_u128(1));
+
+pub fn group(id: SecurityGroupId, rules: Vec<SecurityRule>) -> DesiredGroup {
+    DesiredGroup { id, stateful: true, rules, members: vec![] }
+}
+
+/// Puts a port into a group of its own with these rules.
+pub fn set_rules(network: &mut DesiredNetwork, port: usize, rules: Vec<SecurityRule>) {
+    let id = SecurityGroupId(network.ports[port].id.0);
+    network.groups.retain(|group| group.id != id);
+    network.groups.push(group(id, rules));
+    network.ports[port].groups = vec![id];
 }
 
 pub fn default_rules() -> Vec<SecurityRule> {
     ["0.0.0.0/0", "::/0"]
         .into_iter()
-        .flat_map(|all| [rule(RuleMatch::Tcp { from: 22, to: 22 }, all), rule(RuleMatch::Icmp { kind: None }, all)])
+        .flat_map(|all| [rule(RuleMatch::Tcp { from: 22, to: 22 }, all), rule(RuleMatch::Icmp { kind: None, code: None }, all)])
         .collect()
 }
 
 pub fn metadata(port: &DesiredPort) -> GuestMetadata {
     GuestMetadata {
-        vm: port.vm,
+        vm: port.vm.unwrap(),
         name: format!("{} of a test", port.hostname),
         hostname: port.hostname.clone(),
         project: "p1".to_owned(),

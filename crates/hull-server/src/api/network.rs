@@ -5,7 +5,9 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use hull_types::{
     id::VmId,
-    network::{Network, Port, SecurityGroup},
+    network::Network,
+    port::Port,
+    security_group::SecurityGroup,
     wire::{List, Revised},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};

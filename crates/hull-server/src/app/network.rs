@@ -2,7 +2,9 @@
 
 use hull_types::{
     error::Result,
-    network::{Network, Port, SecurityGroup},
+    network::Network,
+    port::Port,
+    security_group::SecurityGroup,
     wire::Revised,
 };
 

@@ -20,7 +20,8 @@ use hull_types::{
     id::{ImageId, NodeId, SecurityGroupId, VmId},
     image::Image,
     keypair::Keypair,
-    network::{Network, Port},
+    network::{Network, Subnet},
+    port::Port,
     token::Role,
     vm::{Placement, Vm, VmState, VmStatus},
     wire::{DirectBootRequest, List, VmAction, VmAddress, VmCreate, VmUpdate, VmView},
@@ -167,6 +168,7 @@ static UNUSED: NetworkUse = NetworkUse { addresses: BTreeSet::new(), macs: BTree
 /// A NIC as a request names it: its network, addresses wanted, MAC wanted.
 struct Wanted<'a> {
     network: &'a Network,
+    subnets: Vec<&'a Subnet>,
     used: &'a NetworkUse,
     request: Option<&'a hull_types::wire::NicRequest>,
 }
@@ -175,14 +177,15 @@ fn nics<'a>(ctx: &Ctx, state: &'a State, request: &'a VmCreate) -> Result<Vec<Wa
     let find = |text: &str, request| {
         let network = network::find(ctx, state, text)?;
         let used = state.network_use(network.id).unwrap_or(&UNUSED);
-        Ok(Wanted { network, used, request })
+        let subnets = state.subnets_of(network).map(|subnet| &*subnet.value).collect();
+        Ok(Wanted { network, subnets, used, request })
     };
     match &request.nics {
         None => Ok(vec![find(hull_core::network::DEFAULT, None)?]),
         Some(nics) => {
             let wanted = nics.iter().enumerate();
             let found = wanted
-                .map(|(at, nic)| find(&nic.network, Some(nic)).map_err(|e: Error| e.at(format!("/nics/{at}/network"))));
+                .map(|(at, nic)| find(nic.network.as_deref().unwrap_or(hull_core::network::DEFAULT), Some(nic)).map_err(|e: Error| e.at(format!("/nics/{at}/network"))));
             found.collect()
         }
     }
@@ -202,6 +205,7 @@ fn decide_create(ctx: &Ctx, state: &State, request: &VmCreate, call: &mut Call<'
         .iter()
         .map(|nic| Nic {
             network: nic.network,
+            subnets: &nic.subnets,
             used: nic.used,
             addresses: nic.request.map_or(&[], |request| request.addresses.as_slice()),
             mac: nic.request.and_then(|request| request.mac),

@@ -1,14 +1,27 @@
 //! What one node shall hold, computed from the cache, and what of it the node has not been told yet.
+//!
+//! A node holds the VMs placed on it, the networks those have ports on, the routers of these networks, and whatever a
+//! packet may come to from there: the routers' other networks and their external ones.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use hull_types::{
-    id::{NetworkId, NodeId, VmId},
+    id::{NetworkId, NodeId, RouterId, SecurityGroupId, VmId},
     image::ImageContent,
-    link::{Desired, DesiredNetwork, DesiredNic, DesiredPort, DesiredSubnet, DesiredVm},
-    network::{Network, Port, SecurityRule},
+    link::{
+        Desired, DesiredFloatingIp, DesiredGateway, DesiredGroup, DesiredNetwork, DesiredNic, DesiredPort,
+        DesiredRouter, DesiredRouterSubnet, DesiredSubnet, DesiredVm, PortPlace,
+    },
+    network::{Network, Subnet, Uplink},
+    port::Port,
+    router::{Router, RouterGateway},
+    security_group::Remote,
     vm::{ImageRef, Vm},
 };
+use ipnet::IpNet;
 
 use crate::state::{
     cache::Cache,
@@ -46,42 +59,182 @@ fn ports<'a>(state: &'a State, vm: &'a Vm) -> impl Iterator<Item = &'a Doc<Port>
 
 /// A network as this node shall hold it.
 pub fn network(state: &State, node: NodeId, network: &Network) -> DesiredNetwork {
-    let subnets = network.subnets.iter();
+    let ports: Vec<DesiredPort> = state.ports_of(network.id).filter_map(|held| port(state, node, held)).collect();
+    let here: BTreeSet<SecurityGroupId> =
+        ports.iter().filter(|port| port.is_here()).flat_map(|port| port.groups.iter().copied()).collect();
     DesiredNetwork {
         id: network.id,
         name: network.meta.name.to_string(),
-        subnets: subnets
-            .map(|subnet| DesiredSubnet { cidr: subnet.cidr, gateway: subnet.gateway, dns: subnet.dns.clone() })
-            .collect(),
-        uplink: network.uplink,
+        subnets: state.subnets_of(network).map(|held| subnet(network, held)).collect(),
+        uplink: network.uplink.clone(),
+        vni: network.vni,
         mtu: network.mtu,
         domain: network.domain.clone(),
-        ports: state.ports_of(network.id).filter_map(|held| port(state, node, held)).collect(),
+        ports,
+        groups: groups(state, here),
     }
 }
 
+fn subnet(network: &Network, subnet: &Subnet) -> DesiredSubnet {
+    DesiredSubnet {
+        cidr: subnet.cidr,
+        gateway: subnet.gateway,
+        gateway_is_ours: subnet.router.is_some() || network.uplink == Uplink::Nat,
+        dns: subnet.dns.clone(),
+        dhcp: subnet.dhcp,
+        routes: subnet.routes.clone(),
+        dhcp_options: subnet.dhcp_options.clone(),
+        router: subnet.router,
+    }
+}
+
+/// None for routers' own ends: routers are told of them.
 fn port(state: &State, node: NodeId, port: &Port) -> Option<DesiredPort> {
-    let vm = port.vm?;
+    if port.router_gateway.is_some() {
+        return None;
+    }
     Some(DesiredPort {
         id: port.id,
-        vm,
-        local: state.placement(vm).is_some_and(|placement| placement.node == Some(node)),
+        vm: port.vm,
+        place: place(state, node, port),
         mac: port.mac,
-        addresses: port.addresses.iter().map(|fixed| fixed.address).collect(),
+        addresses: port.ips().collect(),
+        allowed_pairs: port.allowed_pairs.clone(),
+        port_security: port.port_security,
         hostname: port.hostname.clone(),
-        rules: rules(state, port),
+        groups: port.security_groups.clone(),
+        dhcp_options: port.dhcp_options.clone(),
+        bandwidth: port.bandwidth,
     })
 }
 
-/// The union of the groups' rules, each once.
-fn rules(state: &State, port: &Port) -> Vec<SecurityRule> {
-    let mut seen = HashSet::new();
-    let groups = port.security_groups.iter().filter_map(|&id| state.groups.get(id));
-    groups.flat_map(|group| group.value.rules.iter()).filter(|rule| seen.insert(*rule)).cloned().collect()
+fn place(state: &State, node: NodeId, port: &Port) -> PortPlace {
+    match on(state, port) {
+        Some(there) if there == node => PortPlace::Here,
+        Some(there) => underlay(state, there).map_or(PortPlace::Nowhere, |node| PortPlace::There { node }),
+        None => PortPlace::Nowhere,
+    }
+}
+
+/// The node that a port's VM is placed on.
+fn on(state: &State, port: &Port) -> Option<NodeId> {
+    state.placement(port.vm?)?.node
+}
+
+fn underlay(state: &State, node: NodeId) -> Option<IpAddr> {
+    state.node_status(node)?.facts.underlay
+}
+
+/// These groups with their rules, and those that the rules name with their members.
+fn groups(state: &State, here: BTreeSet<SecurityGroupId>) -> Vec<DesiredGroup> {
+    let rules = |id: SecurityGroupId| state.groups.get(id).into_iter().flat_map(|group| group.value.rules.iter());
+    let named: BTreeSet<SecurityGroupId> = here
+        .iter()
+        .flat_map(|&id| rules(id))
+        .filter_map(|rule| match rule.remote {
+            Remote::Group(group) => Some(group),
+            Remote::Net(_) => None,
+        })
+        .collect();
+    let all = here.union(&named).filter_map(|&id| state.groups.get(id));
+    all.map(|group| DesiredGroup {
+        id: group.id,
+        stateful: group.stateful,
+        rules: if here.contains(&group.id) { group.rules.clone() } else { Vec::new() },
+        members: if named.contains(&group.id) { members(state, group.id) } else { Vec::new() },
+    })
+    .collect()
+}
+
+fn members(state: &State, group: SecurityGroupId) -> Vec<IpAddr> {
+    let all: BTreeSet<IpAddr> = state.ports_in(group).flat_map(|port| port.ips().collect::<Vec<_>>()).collect();
+    all.into_iter().collect()
+}
+
+/// A router as this node shall hold it.
+pub fn router(state: &State, node: NodeId, router: &Router) -> DesiredRouter {
+    let subnets = router.subnets.iter().filter_map(|&id| state.subnets.get(id));
+    DesiredRouter {
+        id: router.id,
+        name: router.meta.name.to_string(),
+        subnets: subnets
+            .filter_map(|subnet| {
+                let gateway = subnet.gateway?;
+                Some(DesiredRouterSubnet { network: subnet.network, cidr: subnet.cidr, gateway })
+            })
+            .collect(),
+        routes: router.routes.clone(),
+        gateway: router.gateway.and_then(|out| gateway(state, node, router, out)),
+    }
+}
+
+fn gateway(state: &State, node: NodeId, router: &Router, out: RouterGateway) -> Option<DesiredGateway> {
+    let network = state.networks.get(out.network)?;
+    let own = state.gateway_ports_of(router.id).find(|port| port.router_gateway.is_some_and(|on| on.node == node));
+    let addresses = own.into_iter().flat_map(|port| port.value.addresses.iter()).filter_map(|fixed| {
+        let subnet = state.subnets.get(fixed.subnet)?;
+        IpNet::new(fixed.address, subnet.cidr.prefix_len()).ok()
+    });
+    Some(DesiredGateway {
+        network: out.network,
+        mac: hull_core::mac::of_router(router.id, node),
+        addresses: addresses.collect(),
+        next_hops: state.subnets_of(network).filter_map(|subnet| subnet.gateway).collect(),
+        snat: out.snat,
+        floating_ips: floating_ips(state, node, router),
+    })
+}
+
+/// Those that lead through this router to VMs on this node.
+fn floating_ips(state: &State, node: NodeId, router: &Router) -> Vec<DesiredFloatingIp> {
+    let networks: BTreeSet<NetworkId> = networks_of_router(state, router).collect();
+    let here = networks.into_iter().flat_map(|network| state.ports_of(network)).filter(|port| on(state, port) == Some(node));
+    let all = here.flat_map(|port| state.floating_ips_of(port.id));
+    all.filter_map(|floating| {
+        let target = floating.target.filter(|target| target.router == router.id)?;
+        Some(DesiredFloatingIp { id: floating.id, address: floating.address, fixed: target.fixed })
+    })
+    .collect()
+}
+
+fn networks_of_router<'a>(state: &'a State, router: &'a Router) -> impl Iterator<Item = NetworkId> + 'a {
+    router.subnets.iter().filter_map(|&id| state.subnets.get(id)).map(|subnet| subnet.network)
+}
+
+/// The networks and routers that a node must hold.
+#[derive(Default)]
+pub(crate) struct Needs {
+    pub(crate) networks: BTreeSet<NetworkId>,
+    pub(crate) routers: BTreeSet<RouterId>,
+}
+
+/// What this node needs for the VMs placed on it.
+pub(crate) fn needs(state: &State, node: NodeId) -> Needs {
+    let mut needs = Needs::default();
+    let vms = state.vms_on(node).filter_map(|id| state.vms.get(id));
+    let mut left: Vec<NetworkId> = vms.flat_map(|vm| networks_of(state, vm)).collect();
+    while let Some(id) = left.pop() {
+        let Some(network) = state.networks.get(id).filter(|_| needs.networks.insert(id)) else { continue };
+        let routers = state.subnets_of(network).filter_map(|subnet| subnet.router);
+        for router in routers.filter_map(|router| state.routers.get(router)) {
+            if needs.routers.insert(router.id) {
+                left.extend(networks_of_router(state, router));
+                left.extend(router.gateway.map(|out| out.network));
+            }
+        }
+    }
+    needs
 }
 
 /// What a VM's desired state was made of.
-type Stamp = (u64, u64, bool, bool);
+#[derive(Clone, PartialEq, Eq)]
+struct Stamp {
+    revision: u64,
+    generation: u64,
+    image: bool,
+    rescue_image: bool,
+    nics: Vec<DesiredNic>,
+}
 
 /// What a node has been told.
 pub(super) struct Told {
@@ -90,11 +243,29 @@ pub(super) struct Told {
     at: Option<u64>,
     vms: HashMap<VmId, Stamp>,
     networks: BTreeMap<NetworkId, DesiredNetwork>,
+    routers: BTreeMap<RouterId, DesiredRouter>,
+    underlays: HashMap<NodeId, Option<IpAddr>>,
+}
+
+/// What may differ from what the node was told.
+#[derive(Default)]
+struct Suspects {
+    vms: BTreeSet<VmId>,
+    networks: BTreeSet<NetworkId>,
+    /// Which networks and routers are needed, and what routers are like.
+    topology: bool,
 }
 
 impl Told {
     pub(super) fn new(node: NodeId) -> Self {
-        Self { node, at: None, vms: HashMap::new(), networks: BTreeMap::new() }
+        Self {
+            node,
+            at: None,
+            vms: HashMap::new(),
+            networks: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            underlays: HashMap::new(),
+        }
     }
 
     /// What the node must be told now, if anything.
@@ -104,78 +275,125 @@ impl Told {
         cache.read_at(|state, revision| {
             self.at = Some(revision);
             let Some((changed, _)) = changed else { return Some(self.full(state)) };
-            let desired = self.delta(state, &changed);
+            let suspects = self.suspects(state, &changed);
+            let mut desired = Desired::default();
+            self.tell(state, suspects, &mut desired);
             (desired != Desired::default()).then_some(desired)
         })
     }
 
     fn full(&mut self, state: &State) -> Desired {
-        self.vms.clear();
-        self.networks.clear();
+        *self = Self { at: self.at, ..Self::new(self.node) };
         let mut desired = Desired { full: true, ..Desired::default() };
-        let vms: Vec<VmId> = state.vms_on(self.node).collect();
-        let networks = vms.iter().filter_map(|&id| state.vms.get(id)).flat_map(|vm| networks_of(state, vm)).collect();
-        self.tell(state, &vms.into_iter().collect(), networks, &mut desired);
+        let suspects = Suspects { vms: state.vms_on(self.node).collect(), networks: BTreeSet::new(), topology: true };
+        self.tell(state, suspects, &mut desired);
         desired
     }
 
-    fn delta(&mut self, state: &State, changed: &[Changed]) -> Desired {
-        let mut vms = BTreeSet::new();
-        let mut networks = BTreeSet::new();
+    fn suspects(&mut self, state: &State, changed: &[Changed]) -> Suspects {
+        let mut suspects = Suspects::default();
+        let told = |told: &Self| told.networks.keys().copied().collect::<Vec<_>>();
         for change in changed {
             match change.kind {
                 Kind::Vm | Kind::Placement => {
                     let vm = VmId(change.id);
-                    vms.insert(vm);
-                    networks.extend(state.vms.get(vm).into_iter().flat_map(|vm| networks_of(state, vm)));
+                    suspects.vms.insert(vm);
+                    suspects.networks.extend(state.vms.get(vm).into_iter().flat_map(|vm| networks_of(state, vm)));
+                    suspects.topology = true;
                 }
-                Kind::Network => _ = networks.insert(NetworkId(change.id)),
                 Kind::Port => match state.ports.get(change.id) {
-                    Some(port) => _ = networks.insert(port.network),
-                    None => networks.extend(self.networks.keys()),
+                    Some(port) => {
+                        suspects.vms.extend(port.vm);
+                        suspects.networks.insert(port.network);
+                        suspects.networks.extend(self.naming(&port.security_groups));
+                        suspects.topology = true;
+                    }
+                    None => {
+                        suspects.networks.extend(told(self));
+                        suspects.topology = true;
+                    }
                 },
-                Kind::SecurityGroup => networks.extend(self.networks.keys()),
-                Kind::Image => vms.extend(self.vms.keys()),
+                Kind::Network => _ = suspects.networks.insert(NetworkId(change.id)),
+                Kind::SecurityGroup => suspects.networks.extend(told(self)),
+                Kind::Subnet | Kind::Router | Kind::FloatingIp => {
+                    suspects.networks.extend(told(self));
+                    suspects.topology = true;
+                }
+                Kind::NodeStatus if self.moved(state, NodeId(change.id)) => suspects.networks.extend(told(self)),
+                Kind::Image => suspects.vms.extend(self.vms.keys()),
                 _ => {}
             }
         }
-        let mut desired = Desired::default();
-        self.tell(state, &vms, networks, &mut desired);
-        desired
+        suspects
     }
 
-    /// Adds those of the candidates that differ from what the node was told.
-    fn tell(&mut self, state: &State, vms: &BTreeSet<VmId>, networks: BTreeSet<NetworkId>, desired: &mut Desired) {
-        for &id in vms {
-            match vm(state, self.node, id) {
-                Some(vm) => {
-                    let stamp = (vm.revision, vm.generation, vm.image.is_some(), vm.rescue_image.is_some());
-                    if self.vms.insert(id, stamp) != Some(stamp) {
-                        desired.vms.push(vm);
-                    }
-                }
-                None if self.vms.remove(&id).is_some() => desired.vms_removed.push(id),
-                None => {}
+    /// Whether other nodes reach this one elsewhere than before.
+    fn moved(&mut self, state: &State, node: NodeId) -> bool {
+        let now = underlay(state, node);
+        self.underlays.insert(node, now) != Some(now)
+    }
+
+    /// The networks told with one of these groups among theirs.
+    fn naming(&self, groups: &[SecurityGroupId]) -> Vec<NetworkId> {
+        let named = self.networks.values().filter(|network| network.groups.iter().any(|own| groups.contains(&own.id)));
+        named.map(|network| network.id).collect()
+    }
+
+    /// Adds those of the suspects that differ from what the node was told.
+    fn tell(&mut self, state: &State, suspects: Suspects, desired: &mut Desired) {
+        for id in suspects.vms {
+            self.tell_vm(state, id, desired);
+        }
+        let needs = needs(state, self.node);
+        let new = needs.networks.iter().filter(|id| !self.networks.contains_key(id)).copied();
+        let networks: BTreeSet<NetworkId> = suspects.networks.into_iter().chain(new).collect();
+        for id in networks.into_iter().filter(|id| needs.networks.contains(id)) {
+            let Some(held) = state.networks.get(id).map(|held| network(state, self.node, held)) else { continue };
+            if self.networks.get(&id) != Some(&held) {
+                self.networks.insert(id, held.clone());
+                desired.networks.push(held);
             }
         }
-        let mut networks = networks;
-        if !desired.vms_removed.is_empty() {
-            // A VM that left may have been the last of its networks here.
-            networks.extend(self.networks.keys());
+        if !suspects.topology {
+            return;
         }
-        for id in networks {
-            let held = state.networks.get(id).map(|held| network(state, self.node, held));
-            match held.filter(|held| held.ports.iter().any(|port| port.local)) {
-                Some(held) if self.networks.get(&id) == Some(&held) => {}
-                Some(held) => {
-                    self.networks.insert(id, held.clone());
-                    desired.networks.push(held);
-                }
-                None if self.networks.remove(&id).is_some() => desired.networks_removed.push(id),
-                None => {}
+        for id in &needs.routers {
+            let Some(held) = state.routers.get(*id).map(|held| router(state, self.node, held)) else { continue };
+            if self.routers.get(id) != Some(&held) {
+                self.routers.insert(*id, held.clone());
+                desired.routers.push(held);
             }
+        }
+        desired.networks_removed = drop_unneeded(&mut self.networks, &needs.networks);
+        desired.routers_removed = drop_unneeded(&mut self.routers, &needs.routers);
+    }
+
+    fn tell_vm(&mut self, state: &State, id: VmId, desired: &mut Desired) {
+        match vm(state, self.node, id) {
+            Some(vm) => {
+                let stamp = Stamp {
+                    revision: vm.revision,
+                    generation: vm.generation,
+                    image: vm.image.is_some(),
+                    rescue_image: vm.rescue_image.is_some(),
+                    nics: vm.nics.clone(),
+                };
+                if self.vms.get(&id) != Some(&stamp) {
+                    self.vms.insert(id, stamp);
+                    desired.vms.push(vm);
+                }
+            }
+            None if self.vms.remove(&id).is_some() => desired.vms_removed.push(id),
+            None => {}
         }
     }
+}
+
+/// Forgets what is no longer needed; says what that was.
+fn drop_unneeded<K: Ord + Copy, V>(told: &mut BTreeMap<K, V>, needed: &BTreeSet<K>) -> Vec<K> {
+    let gone: Vec<K> = told.keys().filter(|id| !needed.contains(id)).copied().collect();
+    gone.iter().for_each(|id| _ = told.remove(id));
+    gone
 }
 
 fn networks_of<'a>(state: &'a State, vm: &'a Vm) -> impl Iterator<Item = NetworkId> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hull_types::{
     id::{NetworkId, ProjectId, TokenId},
     name::Name,
-    network::Mac,
+    network::{Mac, Vni},
 };
 use uuid::Uuid;
 
@@ -43,6 +43,12 @@ kinds! {
     Promise = "image-promise";
     /// Networks.
     Network = "network";
+    /// Subnets.
+    Subnet = "subnet";
+    /// Routers.
+    Router = "router";
+    /// Floating IPs.
+    FloatingIp = "floating-ip";
     /// Security groups.
     SecurityGroup = "security-group";
     /// Ports.
@@ -99,6 +105,11 @@ pub fn address(network: NetworkId, address: IpAddr) -> String {
 /// The key that keeps a MAC unique in its network.
 pub fn mac(network: NetworkId, mac: Mac) -> String {
     format!("mac/{network}/{mac}")
+}
+
+/// The key that keeps a network's number unique in the cloud.
+pub fn vni(vni: Vni) -> String {
+    format!("vni/{vni}")
 }
 
 /// The prefix of all replays.

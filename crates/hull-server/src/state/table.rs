@@ -13,9 +13,12 @@ use hull_types::{
     image::Image,
     keypair::Keypair,
     name::Name,
-    network::{Network, Port, SecurityGroup},
+    network::{Network, Subnet},
     node::Node,
+    port::Port,
     project::Project,
+    router::{FloatingIp, Router},
+    security_group::SecurityGroup,
     token::{JoinToken, Token},
     vm::Vm,
 };
@@ -82,6 +85,9 @@ nouns! {
     Keypair, "keypair", |it| Some(it.meta.project), Some(&it.meta.name);
     Image, "image", |it| Some(it.meta.project), Some(&it.meta.name);
     Network, "network", |it| Some(it.meta.project), Some(&it.meta.name);
+    Subnet, "subnet", |it| Some(it.meta.project), Some(&it.meta.name);
+    Router, "router", |it| Some(it.meta.project), Some(&it.meta.name);
+    FloatingIp, "floating IP", |it| Some(it.meta.project), Some(&it.meta.name);
     SecurityGroup, "security group", |it| Some(it.meta.project), Some(&it.meta.name);
     Port, "port", |it| Some(it.meta.project), Some(&it.meta.name);
     Vm, "VM", |it| Some(it.meta.project), Some(&it.meta.name);

@@ -12,12 +12,15 @@ use hull_types::{
     digest::Digest,
     event::Event,
     flavor::{Flavor, Resources},
-    id::{ImageId, NetworkId, NodeId, ProjectId, VmId},
+    id::{ImageId, NetworkId, NodeId, PortId, ProjectId, RouterId, SecurityGroupId, VmId},
     image::Image,
     keypair::Keypair,
-    network::{Network, Port, SecurityGroup},
+    network::{Network, Subnet},
     node::{Node, NodeStatus},
+    port::Port,
     project::{Project, Usage},
+    router::{FloatingIp, Router},
+    security_group::{Remote, SecurityGroup},
     token::{JoinToken, Token},
     vm::{Placement, Vm, VmStatus},
 };
@@ -75,6 +78,9 @@ pub struct State {
     pub keypairs: Table<Keypair>,
     pub images: Table<Image>,
     pub networks: Table<Network>,
+    pub subnets: Table<Subnet>,
+    pub routers: Table<Router>,
+    pub floating_ips: Table<FloatingIp>,
     pub groups: Table<SecurityGroup>,
     pub ports: Table<Port>,
     pub vms: Table<Vm>,
@@ -94,6 +100,11 @@ pub struct State {
     deleted: BTreeSet<Uuid>,
     by_network: BTreeMap<Uuid, BTreeSet<Uuid>>,
     network_uses: HashMap<Uuid, NetworkUse>,
+    by_group: BTreeMap<Uuid, BTreeSet<Uuid>>,
+    naming_group: BTreeMap<Uuid, BTreeSet<Uuid>>,
+    floating_to: BTreeMap<Uuid, BTreeSet<Uuid>>,
+    routers_out: BTreeMap<Uuid, BTreeSet<Uuid>>,
+    gateway_ports: BTreeMap<Uuid, BTreeSet<Uuid>>,
     by_image: HashMap<Digest, u64>,
     secrets: HashMap<Digest, Uuid>,
 }
@@ -159,9 +170,39 @@ impl State {
         self.by_network.get(&network.0).into_iter().flatten().filter_map(|&id| self.ports.get(id))
     }
 
+    /// A network's subnets, oldest first.
+    pub fn subnets_of<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = &'a Doc<Subnet>> + 'a {
+        network.subnets.iter().filter_map(|&id| self.subnets.get(id))
+    }
+
     /// The addresses and MACs ports of a network hold.
     pub fn network_use(&self, network: NetworkId) -> Option<&NetworkUse> {
         self.network_uses.get(&network.0)
+    }
+
+    /// The ports in a security group.
+    pub fn ports_in(&self, group: SecurityGroupId) -> impl Iterator<Item = &Doc<Port>> + '_ {
+        self.by_group.get(&group.0).into_iter().flatten().filter_map(|&id| self.ports.get(id))
+    }
+
+    /// The groups with a rule that names this group as its remote side.
+    pub fn groups_naming(&self, group: SecurityGroupId) -> impl Iterator<Item = SecurityGroupId> + '_ {
+        self.naming_group.get(&group.0).into_iter().flatten().map(|&id| SecurityGroupId(id))
+    }
+
+    /// The floating IPs that lead to a port.
+    pub fn floating_ips_of(&self, port: PortId) -> impl Iterator<Item = &Doc<FloatingIp>> + '_ {
+        self.floating_to.get(&port.0).into_iter().flatten().filter_map(|&id| self.floating_ips.get(id))
+    }
+
+    /// The routers with their gateway on a network.
+    pub fn routers_out_by(&self, network: NetworkId) -> impl Iterator<Item = RouterId> + '_ {
+        self.routers_out.get(&network.0).into_iter().flatten().map(|&id| RouterId(id))
+    }
+
+    /// A router's own ports on its external network, one for each node that needs one.
+    pub fn gateway_ports_of(&self, router: RouterId) -> impl Iterator<Item = &Doc<Port>> + '_ {
+        self.gateway_ports.get(&router.0).into_iter().flatten().filter_map(|&id| self.ports.get(id))
     }
 
     /// How many VMs use these bytes as root disk, kernel, initrd or rescue system.
@@ -188,7 +229,10 @@ impl State {
             Kind::Keypair => project = table(&mut self.keypairs, change, id)?,
             Kind::Image => project = table(&mut self.images, change, id)?,
             Kind::Network => project = table(&mut self.networks, change, id)?,
-            Kind::SecurityGroup => project = table(&mut self.groups, change, id)?,
+            Kind::Subnet => project = table(&mut self.subnets, change, id)?,
+            Kind::Router => project = self.apply_router(change, id)?,
+            Kind::FloatingIp => project = self.apply_floating_ip(change, id)?,
+            Kind::SecurityGroup => project = self.apply_group(change, id)?,
             Kind::Node => project = table(&mut self.nodes, change, id)?,
             Kind::Event => project = table(&mut self.events, change, id)?,
             Kind::Join => project = table(&mut self.joins, change, id)?,
@@ -243,6 +287,10 @@ impl State {
         if let Some(old) = old {
             let network = old.network.0;
             remove(&mut self.by_network, network, &id);
+            old.security_groups.iter().for_each(|group| remove(&mut self.by_group, group.0, &id));
+            if let Some(gateway) = old.router_gateway {
+                remove(&mut self.gateway_ports, gateway.router.0, &id);
+            }
             if let Some(held) = self.network_uses.get_mut(&network) {
                 old.addresses.iter().for_each(|fixed| _ = held.addresses.remove(&fixed.address));
                 held.macs.remove(&old.mac);
@@ -251,9 +299,66 @@ impl State {
         if let Some(new) = self.ports.get(id) {
             let network = new.network.0;
             self.by_network.entry(network).or_default().insert(id);
+            for group in &new.security_groups {
+                self.by_group.entry(group.0).or_default().insert(id);
+            }
+            if let Some(gateway) = new.router_gateway {
+                self.gateway_ports.entry(gateway.router.0).or_default().insert(id);
+            }
             let held = self.network_uses.entry(network).or_default();
             held.addresses.extend(new.addresses.iter().map(|fixed| fixed.address));
             held.macs.insert(new.mac);
+        }
+        Ok(project)
+    }
+
+    fn apply_group(&mut self, change: &Change, id: Uuid) -> Result<Option<ProjectId>, StoreError> {
+        let named = |state: &Self| -> Vec<Uuid> {
+            let rules = state.groups.get(id).map(|group| group.value.rules.clone()).unwrap_or_default();
+            let named = rules.iter().filter_map(|rule| match rule.remote {
+                Remote::Group(group) => Some(group.0),
+                Remote::Net(_) => None,
+            });
+            named.collect()
+        };
+        let old = named(self);
+        let project = table(&mut self.groups, change, id)?;
+        old.into_iter().for_each(|group| remove(&mut self.naming_group, group, &id));
+        for group in named(self) {
+            self.naming_group.entry(group).or_default().insert(id);
+        }
+        Ok(project)
+    }
+
+    fn apply_router(&mut self, change: &Change, id: Uuid) -> Result<Option<ProjectId>, StoreError> {
+        let out = |state: &Self| state.routers.get(id).and_then(|router| router.gateway).map(|out| out.network.0);
+        let old = out(self);
+        let project = table(&mut self.routers, change, id)?;
+        if let Some(network) = old {
+            remove(&mut self.routers_out, network, &id);
+        }
+        if let Some(network) = out(self) {
+            self.routers_out.entry(network).or_default().insert(id);
+        }
+        Ok(project)
+    }
+
+    fn apply_floating_ip(&mut self, change: &Change, id: Uuid) -> Result<Option<ProjectId>, StoreError> {
+        let old = self.floating_ips.get(id).cloned();
+        let project = table(&mut self.floating_ips, change, id)?;
+        if let Some(old) = old {
+            if let Some(target) = old.target {
+                remove(&mut self.floating_to, target.port.0, &id);
+            }
+            if let Some(held) = self.network_uses.get_mut(&old.network.0) {
+                held.addresses.remove(&old.address);
+            }
+        }
+        if let Some(new) = self.floating_ips.get(id) {
+            if let Some(target) = new.target {
+                self.floating_to.entry(target.port.0).or_default().insert(id);
+            }
+            self.network_uses.entry(new.network.0).or_default().addresses.insert(new.address);
         }
         Ok(project)
     }

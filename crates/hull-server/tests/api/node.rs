@@ -55,6 +55,8 @@ pub(crate) fn status(node: NodeId) -> NodeStatus {
             disk: Bytes::gib(1000),
             accel: Accel::Tcg,
             boot_id: "boot".into(),
+            underlay: None,
+            providers: Vec::new(),
         },
         conditions: Vec::new(),
         disk_free: Bytes::gib(900),

@@ -3,7 +3,9 @@
 use clap::Subcommand;
 use hull_types::{
     error::Result,
-    network::{Network, Port, SecurityGroup},
+    network::Network,
+    port::Port,
+    security_group::{Remote, SecurityGroup},
 };
 
 use super::Session;
@@ -33,7 +35,7 @@ pub(crate) enum Verb {
 impl Show for Network {
     const COLUMNS: &'static [&'static str] = &["name", "subnets", "uplink", "mtu", "domain", "id"];
     fn row(&self) -> Vec<String> {
-        let subnets: Vec<_> = self.subnets.iter().map(|subnet| subnet.cidr.to_string()).collect();
+        let subnets: Vec<_> = self.subnets.iter().map(ToString::to_string).collect();
         vec![
             self.meta.name.to_string(),
             subnets.join(" "),
@@ -64,7 +66,11 @@ impl Show for SecurityGroup {
                 let part = |name: &str| matches.get(name).map(ToString::to_string);
                 let ports = part("from").zip(part("to")).map(|(from, to)| format!(" {from}-{to}")).unwrap_or_default();
                 let protocol = matches.get("protocol").and_then(|p| p.as_str()).unwrap_or_default();
-                format!("{} {protocol}{ports} {}", word(&rule.direction), rule.remote)
+                let remote = match rule.remote {
+                    Remote::Net(net) => net.to_string(),
+                    Remote::Group(group) => format!("group {group}"),
+                };
+                format!("{} {protocol}{ports} {remote}", word(&rule.direction))
             })
             .collect();
         vec![self.meta.name.to_string(), rules.join("; "), self.id.to_string()]

@@ -156,7 +156,11 @@ fn nic(text: &str) -> Result<NicRequest> {
     let addresses = address
         .map(|address| address.parse().map_err(|_| Error::invalid(format!("{address:?} is not an IP address"))))
         .transpose()?;
-    Ok(NicRequest { network: network.to_owned(), addresses: addresses.into_iter().collect(), mac: None })
+    Ok(NicRequest {
+        network: Some(network.to_owned()),
+        addresses: addresses.into_iter().collect(),
+        ..NicRequest::default()
+    })
 }
 
 /// The caller's own default public keys, as ssh would offer them.

@@ -6,9 +6,37 @@
 
 use std::collections::BTreeSet;
 
-use hull_types::network::{Direction, RuleMatch, SecurityRule};
+use hull_types::{
+    link::{DesiredNetwork, DesiredPort},
+    security_group::{Direction, Remote, RuleMatch, SecurityRule},
+};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
+
+/// What lets packets through, with the other side as addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Opening {
+    direction: Direction,
+    matches: RuleMatch,
+    remote: IpNet,
+}
+
+/// The openings of a port: its groups' rules, those that name a group once for each member.
+pub(super) fn rules_of(network: &DesiredNetwork, port: &DesiredPort) -> Vec<Opening> {
+    let group = |id| network.groups.iter().find(move |group| group.id == id);
+    let rules = port.groups.iter().filter_map(|&id| group(id)).flat_map(|group| &group.rules);
+    rules
+        .flat_map(|rule: &SecurityRule| {
+            let remotes: Vec<IpNet> = match rule.remote {
+                Remote::Net(net) => vec![net],
+                Remote::Group(id) => {
+                    group(id).into_iter().flat_map(|group| &group.members).map(|&member| member.into()).collect()
+                }
+            };
+            remotes.into_iter().map(|remote| Opening { direction: rule.direction, matches: rule.matches, remote })
+        })
+        .collect()
+}
 
 /// A piece of a number space (ports, ICMP types), both ends included.
 type Piece = (u16, u16);
@@ -59,8 +87,8 @@ impl Family {
 }
 
 /// The chain for one direction of a port's rules; `None` outbound where no rule speaks of it, as all may leave then.
-pub(super) fn chain(rules: &[SecurityRule], direction: Direction) -> Option<GroupChain> {
-    let rules: Vec<&SecurityRule> = rules.iter().filter(|rule| rule.direction == direction).collect();
+pub(super) fn chain(rules: &[Opening], direction: Direction) -> Option<GroupChain> {
+    let rules: Vec<&Opening> = rules.iter().filter(|rule| rule.direction == direction).collect();
     let (prefix, side, verdict) = match direction {
         Direction::Ingress => ("in", "saddr", "accept"),
         // What may leave goes on to the other end's inbound rules.
@@ -78,7 +106,7 @@ pub(super) fn chain(rules: &[SecurityRule], direction: Direction) -> Option<Grou
     Some(GroupChain { name: format!("{prefix}_{}", &digest[..12]), lines })
 }
 
-fn family_lines(rules: &[&SecurityRule], family: Family, side: &str, verdict: &str) -> Vec<String> {
+fn family_lines(rules: &[&Opening], family: Family, side: &str, verdict: &str) -> Vec<String> {
     let of_family = || rules.iter().filter(move |rule| Family::of(&rule.remote) == family);
     let remotes = |wanted: fn(&RuleMatch) -> bool| {
         IpNet::aggregate(&of_family().filter(|rule| wanted(&rule.matches)).map(|rule| rule.remote.trunc()).collect())
@@ -89,7 +117,7 @@ fn family_lines(rules: &[&SecurityRule], family: Family, side: &str, verdict: &s
 
     let mut lines = Vec::new();
     lines.extend(whole_line(&remotes(|m| matches!(m, RuleMatch::Any)), family, side, "", verdict));
-    let all_icmp = remotes(|m| matches!(m, RuleMatch::Icmp { kind: None }));
+    let all_icmp = remotes(|m| matches!(m, RuleMatch::Icmp { kind: None, .. }));
     let l4 = format!(" meta l4proto {}", if family == Family::V4 { "icmp" } else { "ipv6-icmp" });
     lines.extend(whole_line(&all_icmp, family, side, &l4, verdict));
     let tcp = spans(|m| match *m {
@@ -101,7 +129,7 @@ fn family_lines(rules: &[&SecurityRule], family: Family, side: &str, verdict: &s
         _ => None,
     });
     let icmp = spans(|m| match *m {
-        RuleMatch::Icmp { kind: Some(kind) } => Some((kind.into(), kind.into())),
+        RuleMatch::Icmp { kind: Some(kind), .. } => Some((kind.into(), kind.into())),
         _ => None,
     });
     lines.extend(piece_lines(&tcp, family, side, "tcp dport", verdict));
@@ -179,8 +207,8 @@ mod tests {
 
     use super::*;
 
-    fn rule(direction: Direction, matches: RuleMatch, remote: &str) -> SecurityRule {
-        SecurityRule { direction, matches, remote: remote.parse().unwrap() }
+    fn rule(direction: Direction, matches: RuleMatch, remote: &str) -> Opening {
+        Opening { direction, matches, remote: remote.parse().unwrap() }
     }
 
     #[test]
@@ -189,8 +217,8 @@ mod tests {
             rule(Direction::Ingress, RuleMatch::Tcp { from: 22, to: 22 }, "0.0.0.0/0"),
             rule(Direction::Ingress, RuleMatch::Tcp { from: 80, to: 90 }, "0.0.0.0/0"),
             rule(Direction::Ingress, RuleMatch::Tcp { from: 85, to: 99 }, "10.0.0.0/8"),
-            rule(Direction::Ingress, RuleMatch::Icmp { kind: None }, "0.0.0.0/0"),
-            rule(Direction::Ingress, RuleMatch::Icmp { kind: Some(128) }, "2001:db8::/32"),
+            rule(Direction::Ingress, RuleMatch::Icmp { kind: None, code: None }, "0.0.0.0/0"),
+            rule(Direction::Ingress, RuleMatch::Icmp { kind: Some(128), code: None }, "2001:db8::/32"),
             rule(Direction::Ingress, RuleMatch::Any, "::1/128"),
         ];
         assert_eq!(

@@ -28,7 +28,8 @@ use std::{
 
 use hull_types::{
     link::{DesiredNetwork, DesiredPort},
-    network::{Direction, Uplink},
+    network::Uplink,
+    security_group::Direction,
 };
 
 use self::groups::GroupChain;
@@ -47,7 +48,7 @@ pub(crate) fn network_rules(network: &DesiredNetwork, links: &LinkRange) -> Stri
 }
 
 fn local_ports(network: &DesiredNetwork) -> impl Iterator<Item = &DesiredPort> {
-    network.ports.iter().filter(|port| port.local)
+    network.ports.iter().filter(|port| port.is_here())
 }
 
 /// The IPv6 addresses a port may use: its own, and the link-local one of its MAC.
@@ -165,7 +166,7 @@ fn inet_table(network: &DesiredNetwork, links: &LinkRange) -> String {
         for (direction, v4, v6) in
             [(Direction::Ingress, &mut *ingress4, &mut *ingress6), (Direction::Egress, &mut *egress4, &mut *egress6)]
         {
-            let Some(chain) = groups::chain(&port.rules, direction) else { continue };
+            let Some(chain) = groups::chain(&groups::rules_of(network, port), direction) else { continue };
             for address in &port.addresses {
                 let map = if address.is_ipv4() { &mut *v4 } else { &mut *v6 };
                 map.insert(format!("{address} : jump {}", chain.name));
@@ -194,7 +195,7 @@ fn inet_table(network: &DesiredNetwork, links: &LinkRange) -> String {
 }
 
 fn inet_chains(network: &DesiredNetwork, links: &LinkRange) -> String {
-    let gateways: BTreeSet<String> = network.subnets.iter().map(|subnet| subnet.gateway.to_string()).collect();
+    let gateways: BTreeSet<String> = network.subnets.iter().filter_map(|subnet| Some(subnet.gateway?.to_string())).collect();
     let (gateways4, gateways6): (Vec<String>, Vec<String>) = gateways.into_iter().partition(|text| !text.contains(':'));
     let resolver: String = [("ip", gateways4), ("ip6", gateways6)]
         .into_iter()
@@ -206,8 +207,8 @@ fn inet_chains(network: &DesiredNetwork, links: &LinkRange) -> String {
             )
         })
         .collect();
-    let outward = match network.uplink {
-        Uplink::None => String::new(),
+    let outward = match &network.uplink {
+        Uplink::None | Uplink::Provider(_) => String::new(),
         Uplink::Nat => format!(
             r#"		oifname "{UPLINK}" ip daddr {{ {}, 169.254.0.0/16 }} drop
 		oifname "{UPLINK}" ip6 daddr {{ {}, fd00:ec2::/32 }} drop
@@ -314,7 +315,7 @@ mod tests {
         let mut network = fixture::network();
         let far = tap_name(network.ports[2].id);
         assert!(!network_rules(&network, &LinkRange::default()).contains(&far));
-        network.ports[2].local = true;
+        network.ports[2].place = hull_types::link::PortPlace::Here;
         assert!(network_rules(&network, &LinkRange::default()).contains(&far));
     }
 }

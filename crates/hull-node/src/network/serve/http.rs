@@ -77,7 +77,7 @@ fn answer(shop: &Shop, peer: IpAddr, method: &Method, path: &str, headers: &Head
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let view = shop.view();
     let Some(port) = view.port_of_address(peer) else { return Answer::refusal(404, "no VM has this address") };
-    let Some(guest) = shop.guests.get(port.vm) else {
+    let Some(guest) = port.vm.and_then(|vm| shop.guests.get(vm)) else {
         return Answer::refusal(503, "the node does not know this VM yet; try again");
     };
     let request = Request {

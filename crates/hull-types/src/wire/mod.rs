@@ -194,12 +194,19 @@ pub struct ImageUpdate {
     pub direct_boot: Option<DirectBootRequest>,
 }
 
-/// A NIC as a caller asks for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// A NIC as a caller asks for it: on a network, with a port that goes with the VM; or a port that is there already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NicRequest {
-    /// Name or id of the network.
-    pub network: String,
+    /// Name or id of the network; `default` where neither this nor a port is named.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// Name or id of a port without a VM; nothing else may be given with it.
+    #[serde(default)]
+    pub port: Option<String>,
+    /// Names or ids of security groups; the project's `default` where absent.
+    #[serde(default)]
+    pub security_groups: Option<Vec<String>>,
     /// Addresses wanted; the next free ones where empty.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
@@ -319,6 +326,16 @@ pub enum VmAction {
     Resume,
     /// Save memory to disk and turn off.
     Suspend,
+    /// Plug a NIC in. While it runs this needs the `pc` profile; a `micro` VM has it at its next start.
+    AttachNic {
+        /// The NIC.
+        nic: NicRequest,
+    },
+    /// Unplug a NIC. A port that was made with the VM is deleted.
+    DetachNic {
+        /// Name or id of the port.
+        port: String,
+    },
     /// Another size: a flavor's, or given.
     Resize {
         /// Name or id of a flavor.
