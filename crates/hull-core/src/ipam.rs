@@ -169,7 +169,8 @@ mod tests {
         let all = subnets(&["10.0.0.0/24"]);
         let used = set(&["10.0.0.9"]);
         let want = |a: &[&str]| {
-            wanted(&net, &[&all[0]], &a.iter().map(|t| ip(t)).collect::<Vec<_>>(), &used, &BTreeSet::new()).map_err(|e| e.detail)
+            wanted(&net, &[&all[0]], &a.iter().map(|t| ip(t)).collect::<Vec<_>>(), &used, &BTreeSet::new())
+                .map_err(|e| e.detail)
         };
         assert_eq!(want(&["10.0.0.5"]).unwrap()[0].address, ip("10.0.0.5"));
         for (addresses, says) in [

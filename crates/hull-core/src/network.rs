@@ -22,10 +22,8 @@ pub const DEFAULT: &str = "default";
 /// Makes the default network: NAT, shared by all projects, its gateway the first address of each range.
 pub fn create_default(project: ProjectId, ranges: &[IpNet], mtu: u16, call: &mut Call<'_>) -> Result<Changes> {
     let id: NetworkId = call.id();
-    let subnets = ranges
-        .iter()
-        .map(|&cidr| default_subnet(project, id, cidr, call))
-        .collect::<Result<Vec<Subnet>>>()?;
+    let subnets =
+        ranges.iter().map(|&cidr| default_subnet(project, id, cidr, call)).collect::<Result<Vec<Subnet>>>()?;
     let network = Network {
         id,
         meta: meta(project, "NAT out through the node; the node reaches in", call)?,

@@ -6,11 +6,7 @@ mod network_kit;
 
 use hull_node::network::Networks;
 use hull_testkit::eventually;
-use hull_types::{
-    id::NetworkId,
-    network::Uplink,
-    security_group::RuleMatch,
-};
+use hull_types::{id::NetworkId, network::Uplink, security_group::RuleMatch};
 use network_kit::{Bench, Guest, SOON, network, rule};
 use uuid::Uuid;
 

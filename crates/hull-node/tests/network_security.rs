@@ -12,11 +12,7 @@ use std::{
 
 use hull_node::network::Networks;
 use hull_testkit::eventually;
-use hull_types::{
-    link::DesiredNetwork,
-    network::Mac,
-    security_group::RuleMatch,
-};
+use hull_types::{link::DesiredNetwork, network::Mac, security_group::RuleMatch};
 use network_kit::{
     Bench, SOON,
     frames::{self, EVERYBODY, Path},
@@ -177,7 +173,7 @@ async fn only_what_the_rules_let_in_comes_in() {
         rule(RuleMatch::Udp { from: 53, to: 53 }, "0.0.0.0/0"),
         rule(RuleMatch::Icmp { kind: Some(128), code: None }, "fd00:90:11::/64"),
     ];
-    set_rules(&mut changed, 1, rules);
+    network_kit::set_rules(&mut changed, 1, rules);
     bench.networks.apply(&changed).await.unwrap();
     let cases: Vec<(&str, Vec<u8>, bool)> = vec![
         ("ssh, no longer", frames::tcp_syn(to4, 41000, 22), false),

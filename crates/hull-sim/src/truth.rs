@@ -16,7 +16,7 @@ use hull_types::{
     id::ProjectId,
     image::Image,
     keypair::Keypair,
-    network::Port,
+    port::Port,
     project::Usage,
     vm::{Placement, Vm, VmStatus},
 };

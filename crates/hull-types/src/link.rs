@@ -18,7 +18,6 @@ use crate::{
     image::ImageContent,
     network::{DhcpOption, Mac, Route, Uplink, Vni},
     node::NodeStatus,
-    path::{PathQuery, PathReport},
     port::{AddressPair, Bandwidth},
     security_group::SecurityRule,
     vm::{Vm, VmStatus},
@@ -390,11 +389,6 @@ pub enum NodeCall {
         /// The VM.
         vm: VmId,
     },
-    /// How far a packet would get on this node, computed from what its kernel holds.
-    ExplainPath {
-        /// The packet, and where on this node it begins.
-        query: PathQuery,
-    },
 }
 
 /// Answers to calls.
@@ -415,8 +409,6 @@ pub enum NodeReply {
         /// How many.
         count: u64,
     },
-    /// How far a packet gets.
-    Path(PathReport),
     /// Lines for people.
     Text {
         /// The lines.

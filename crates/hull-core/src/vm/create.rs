@@ -401,7 +401,8 @@ fn port(
     let addresses: Vec<FixedIp> = if nic.addresses.is_empty() {
         ipam::next(network, nic.subnets, &nic.used.addresses, taken_addresses)?
     } else {
-        ipam::wanted(network, nic.subnets, nic.addresses, &nic.used.addresses, taken_addresses).map_err(|e| e.at("/nics"))?
+        ipam::wanted(network, nic.subnets, nic.addresses, &nic.used.addresses, taken_addresses)
+            .map_err(|e| e.at("/nics"))?
     };
     let mac = match nic.mac {
         Some(mac) => mac::check(mac, &nic.used.macs, taken_macs).map_err(|e| e.at("/nics"))?,

@@ -189,7 +189,8 @@ impl Keeper {
     }
 
     async fn tap(&mut self, port: PortId) -> Result<OwnedFd> {
-        let known = self.view.as_ref().is_some_and(|view| view.network().ports.iter().any(|p| p.id == port && p.is_here()));
+        let known =
+            self.view.as_ref().is_some_and(|view| view.network().ports.iter().any(|p| p.id == port && p.is_here()));
         if !known {
             return Err(Error::not_found(format!(
                 "the network {} on this node has no port {port}; it must be applied first",
@@ -252,8 +253,7 @@ async fn bridge(network: &DesiredNetwork, namespace: &Netns, links: &Links) -> R
 
 /// What the bridge answers for: gateways, the metadata addresses, its link-local address.
 fn gateway_addresses(network: &DesiredNetwork) -> BTreeSet<IpNet> {
-    let mut addresses: BTreeSet<IpNet> =
-        network
+    let mut addresses: BTreeSet<IpNet> = network
         .subnets
         .iter()
         .filter_map(|subnet| IpNet::new(subnet.gateway?, subnet.cidr.prefix_len()).ok())
@@ -278,7 +278,8 @@ fn neighbours(network: &DesiredNetwork) -> BTreeSet<(IpAddr, hull_types::network
 
 /// Puts the taps that exist on the bridge: after somebody deleted the bridge they are still held by their VMs.
 async fn shape_taps(network: &DesiredNetwork, links: &Links, bridge: &Link) -> Result<()> {
-    let ours: BTreeSet<String> = network.ports.iter().filter(|port| port.is_here()).map(|port| tap_name(port.id)).collect();
+    let ours: BTreeSet<String> =
+        network.ports.iter().filter(|port| port.is_here()).map(|port| tap_name(port.id)).collect();
     for tap in links.all().await?.into_iter().filter(|link| link.name.starts_with(TAP_PREFIX)) {
         if ours.contains(&tap.name) {
             let shape = Shape { mac: None, mtu: u32::from(network.mtu), master: Some(bridge.index) };

@@ -348,10 +348,7 @@ pub fn network(number: u8) -> DesiredNetwork {
     DesiredNetwork {
         id: NetworkId(Uuid::now_v7()),
         name: format!("net{number}"),
-        subnets: vec![
-            subnet(format!("10.90.{number}.0/24"), v4(1)),
-            subnet(format!("fd00:90:{number}::/64"), v6(1)),
-        ],
+        subnets: vec![subnet(format!("10.90.{number}.0/24"), v4(1)), subnet(format!("fd00:90:{number}::/64"), v6(1))],
         uplink: Uplink::Nat,
         vni: None,
         mtu: 1400,
@@ -391,7 +388,9 @@ pub fn set_rules(network: &mut DesiredNetwork, port: usize, rules: Vec<SecurityR
 pub fn default_rules() -> Vec<SecurityRule> {
     ["0.0.0.0/0", "::/0"]
         .into_iter()
-        .flat_map(|all| [rule(RuleMatch::Tcp { from: 22, to: 22 }, all), rule(RuleMatch::Icmp { kind: None, code: None }, all)])
+        .flat_map(|all| {
+            [rule(RuleMatch::Tcp { from: 22, to: 22 }, all), rule(RuleMatch::Icmp { kind: None, code: None }, all)]
+        })
         .collect()
 }
 

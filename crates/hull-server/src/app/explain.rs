@@ -8,7 +8,7 @@ use hull_types::{
     event::Event,
     link::{NodeCall, NodeReply},
     name::Name,
-    network::Port,
+    port::Port,
     wire::Explanation,
 };
 

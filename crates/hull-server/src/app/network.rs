@@ -1,12 +1,6 @@
 //! Networks, security groups and ports, to look at. They are made by Hull itself so far.
 
-use hull_types::{
-    error::Result,
-    network::Network,
-    port::Port,
-    security_group::SecurityGroup,
-    wire::Revised,
-};
+use hull_types::{error::Result, network::Network, port::Port, security_group::SecurityGroup, wire::Revised};
 
 use super::{
     App,

@@ -4,8 +4,8 @@ use hull_core::change::Write;
 use hull_types::{
     error::{Error, Result},
     id::ProjectId,
-    network::SecurityGroup,
     project::{Project, Usage},
+    security_group::SecurityGroup,
     token::{Role, Scope},
     wire::{ProjectCreate, ProjectView},
 };

@@ -184,8 +184,10 @@ fn nics<'a>(ctx: &Ctx, state: &'a State, request: &'a VmCreate) -> Result<Vec<Wa
         None => Ok(vec![find(hull_core::network::DEFAULT, None)?]),
         Some(nics) => {
             let wanted = nics.iter().enumerate();
-            let found = wanted
-                .map(|(at, nic)| find(nic.network.as_deref().unwrap_or(hull_core::network::DEFAULT), Some(nic)).map_err(|e: Error| e.at(format!("/nics/{at}/network"))));
+            let found = wanted.map(|(at, nic)| {
+                find(nic.network.as_deref().unwrap_or(hull_core::network::DEFAULT), Some(nic))
+                    .map_err(|e: Error| e.at(format!("/nics/{at}/network")))
+            });
             found.collect()
         }
     }

@@ -188,7 +188,8 @@ fn gateway(state: &State, node: NodeId, router: &Router, out: RouterGateway) -> 
 /// Those that lead through this router to VMs on this node.
 fn floating_ips(state: &State, node: NodeId, router: &Router) -> Vec<DesiredFloatingIp> {
     let networks: BTreeSet<NetworkId> = networks_of_router(state, router).collect();
-    let here = networks.into_iter().flat_map(|network| state.ports_of(network)).filter(|port| on(state, port) == Some(node));
+    let here =
+        networks.into_iter().flat_map(|network| state.ports_of(network)).filter(|port| on(state, port) == Some(node));
     let all = here.flat_map(|port| state.floating_ips_of(port.id));
     all.filter_map(|floating| {
         let target = floating.target.filter(|target| target.router == router.id)?;

@@ -195,7 +195,8 @@ fn inet_table(network: &DesiredNetwork, links: &LinkRange) -> String {
 }
 
 fn inet_chains(network: &DesiredNetwork, links: &LinkRange) -> String {
-    let gateways: BTreeSet<String> = network.subnets.iter().filter_map(|subnet| Some(subnet.gateway?.to_string())).collect();
+    let gateways: BTreeSet<String> =
+        network.subnets.iter().filter_map(|subnet| Some(subnet.gateway?.to_string())).collect();
     let (gateways4, gateways6): (Vec<String>, Vec<String>) = gateways.into_iter().partition(|text| !text.contains(':'));
     let resolver: String = [("ip", gateways4), ("ip6", gateways6)]
         .into_iter()
