@@ -248,6 +248,7 @@ fn larger_than_every_host_is_refused_and_larger_than_what_is_free_is_not() {
 fn a_full_network_and_a_spent_quota_make_nothing() {
     let error = Case::with(|case| {
         case.network = network(&["10.0.0.0/30"]);
+        case.subnets = testing::subnets(&["10.0.0.0/30"]);
         case.request.count = 2;
     });
     assert!(error.unwrap_err().detail.contains("no free IPv4 address"));
