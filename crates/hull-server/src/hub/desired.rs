@@ -71,7 +71,7 @@ pub fn network(state: &State, node: NodeId, network: &Network) -> DesiredNetwork
         mtu: network.mtu,
         domain: network.domain.clone(),
         ports,
-        groups: groups(state, here),
+        groups: groups(state, &here),
     }
 }
 
@@ -126,7 +126,7 @@ fn underlay(state: &State, node: NodeId) -> Option<IpAddr> {
 }
 
 /// These groups with their rules, and those that the rules name with their members.
-fn groups(state: &State, here: BTreeSet<SecurityGroupId>) -> Vec<DesiredGroup> {
+fn groups(state: &State, here: &BTreeSet<SecurityGroupId>) -> Vec<DesiredGroup> {
     let rules = |id: SecurityGroupId| state.groups.get(id).into_iter().flat_map(|group| group.value.rules.iter());
     let named: BTreeSet<SecurityGroupId> = here
         .iter()
