@@ -141,6 +141,8 @@ pub struct HypervisorFacts {
     pub accel: Accel,
     /// Why hardware acceleration is not used, where it is not.
     pub fallback: Option<String>,
+    /// Fences around hypervisor processes that this host cannot put up, in words for its operator.
+    pub unfenced: Vec<String>,
 }
 
 /// A byte stream to a guest (console, VNC).

@@ -68,6 +68,11 @@ fn conditions(known: &Known<'_>) -> Vec<NodeCondition> {
         }
         Some(Ok(_)) | None => {}
     }
+    let unfenced = known.hypervisor.and_then(|facts| facts.as_ref().ok()).map(|facts| facts.unfenced.as_slice());
+    if let Some(lacking @ [_, ..]) = unfenced {
+        let message = format!("VMs are confined less than they could be: this host lacks {}", lacking.join("; "));
+        found.push(condition("confinement-incomplete", ReasonCode::Other, message));
+    }
     let disk = known.host.disk;
     if known.disk_free.0 < disk.0 / 20 || known.disk_free < Bytes::gib(1) {
         let message = "less than 5 % or 1 GiB is free for VM disks; remove images or VMs, or add space".to_owned();
@@ -120,11 +125,13 @@ mod tests {
     fn conditions_tell_what_needs_attention_and_nothing_else() {
         let facts = |fallback: Option<&str>| {
             let fallback = fallback.map(str::to_owned);
-            Ok(HypervisorFacts { version: "7.2".into(), accel: Accel::Tcg, fallback })
+            Ok(HypervisorFacts { version: "7.2".into(), accel: Accel::Tcg, fallback, unfenced: vec![] })
         };
+        let unfenced = HypervisorFacts { unfenced: vec!["disk I/O".into()], ..facts(None).unwrap() };
         let free = Bytes::gib(50);
         assert!(names(Some(&facts(None)), free, &host()).is_empty());
         assert_eq!(names(Some(&facts(Some("no /dev/kvm"))), free, &host()), ["accel-fallback"]);
+        assert_eq!(names(Some(&Ok(unfenced)), free, &host()), ["confinement-incomplete"]);
         assert_eq!(names(Some(&Err(Error::not_found("no qemu"))), free, &host()), ["qemu-missing"]);
         assert_eq!(names(Some(&facts(None)), Bytes::gib(3), &host()), ["disk-pressure"]);
         let tight = HostFacts { memory_available: Bytes::mib(100), ..host() };

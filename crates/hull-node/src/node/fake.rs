@@ -132,7 +132,7 @@ impl FakeVmm {
 #[async_trait]
 impl Hypervisor for FakeHost {
     async fn facts(&self) -> Result<HypervisorFacts> {
-        Ok(HypervisorFacts { version: "7.2".into(), accel: Accel::Tcg, fallback: None })
+        Ok(HypervisorFacts { version: "7.2".into(), accel: Accel::Tcg, fallback: None, unfenced: Vec::new() })
     }
 
     async fn console_log(&self, _dir: &Path, _tail: usize) -> Result<Vec<u8>> {

@@ -6,3 +6,6 @@ mod confinement;
 mod devices;
 mod kernels;
 mod lifecycle;
+#[path = "../network_kit/mod.rs"]
+mod network_kit;
+mod taken_over;

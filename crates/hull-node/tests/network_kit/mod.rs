@@ -168,6 +168,11 @@ impl Guest {
         guest
     }
 
+    /// The file that stands for its namespace, for `setns`.
+    pub fn namespace_path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
     /// Runs a shell line in the guest; what it printed.
     pub fn run(&self, line: &str) -> String {
         said(&in_namespace(&self.name, line))

@@ -20,7 +20,7 @@ use super::{Doors, Machine};
 impl Hypervisor for Doors {
     async fn facts(&self) -> Result<HypervisorFacts> {
         self.takes(Duration::from_secs(1)).await;
-        Ok(HypervisorFacts { version: "7.2.0-sim".to_owned(), accel: Accel::Tcg, fallback: None })
+        Ok(HypervisorFacts { version: "7.2.0-sim".to_owned(), accel: Accel::Tcg, fallback: None, unfenced: Vec::new() })
     }
 
     async fn console_log(&self, _dir: &Path, _tail: usize) -> Result<Vec<u8>> {

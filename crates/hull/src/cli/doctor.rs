@@ -142,7 +142,10 @@ fn cgroups() -> Finding {
     let memory = unified || Path::new("/sys/fs/cgroup/memory").is_dir();
     match (unified, memory) {
         (true, _) => Finding::ok("cgroups", "version 2"),
-        (false, true) => Finding::ok("cgroups", "version 1"),
+        (false, true) => Finding::ok(
+            "cgroups",
+            "version 1 (it does not limit disk writes that pass through the page cache; version 2 does)",
+        ),
         (false, false) => {
             Finding::broken("cgroups", "no memory controller", "mount a cgroup hierarchy: VMs are limited by it")
         }

@@ -1,11 +1,15 @@
 //! Control groups of a VM: `hull/<vm>` in every hierarchy the host has, version 1, version 2, or both at once.
 //!
-//! Limits: CPU time (the VM's CPUs and one more for emulation), memory (the guest's and an allowance), processes, and a
-//! plain weight for disk I/O where the host has one.
+//! Limits: CPU time (the VM's CPUs and one more for emulation), memory (the guest's and an allowance; swap counts, or has
+//! the same limit), processes, and for each disk the VM's files lie on, bytes and operations a second. Version 1 counts
+//! disk I/O where it is handed to the disk: writes that stay in the page cache until the kernel writes them back are
+//! nobody's there. What the host has no controller for is said ([`Cgroups::lacking`]).
 
 use std::{
+    collections::BTreeSet,
     fs::{File, OpenOptions},
     io::{self, ErrorKind},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -39,11 +43,16 @@ impl Limits {
         Self { vcpus, max_vcpus, memory: Bytes(memory.0.saturating_add(memory.0 / 64 + overhead.0)) }
     }
 
+    /// How many processes and threads there may be.
+    pub(super) fn processes(self) -> u64 {
+        OTHER_THREADS + u64::from(self.max_vcpus)
+    }
+
     /// Files to write and whether a refusal matters.
     fn files(self, controller: &str, v2: bool) -> Vec<(&'static str, String, bool)> {
         let cpus = u64::from(self.vcpus);
         let quota = (cpus + 1) * PERIOD_US;
-        let pids = (OTHER_THREADS + u64::from(self.max_vcpus)).to_string();
+        let memory = self.memory.0.to_string();
         match (controller, v2) {
             ("cpu", true) => vec![
                 ("cpu.max", format!("{quota} {PERIOD_US}"), true),
@@ -54,9 +63,20 @@ impl Limits {
                 ("cpu.cfs_quota_us", quota.to_string(), true),
                 ("cpu.shares", (cpus * 1024).min(262_144).to_string(), true),
             ],
-            ("memory", true) => vec![("memory.max", self.memory.0.to_string(), true)],
-            ("memory", false) => vec![("memory.limit_in_bytes", self.memory.0.to_string(), true)],
-            ("pids", _) => vec![("pids.max", pids, true)],
+            ("memory", true) => vec![
+                ("memory.max", memory.clone(), true),
+                // Not there where the host has no swap, or does not count it.
+                ("memory.swap.max", memory, false),
+                // All of the VM's processes or none: half a machine is of no use.
+                ("memory.oom.group", "1".to_owned(), false),
+            ],
+            // Memory and swap together may not be less than memory alone: first for growing, last for a new group.
+            ("memory", false) => vec![
+                ("memory.memsw.limit_in_bytes", memory.clone(), false),
+                ("memory.limit_in_bytes", memory.clone(), true),
+                ("memory.memsw.limit_in_bytes", memory, false),
+            ],
+            ("pids", _) => vec![("pids.max", self.processes().to_string(), true)],
             // Weights need a scheduler that knows them, which not every disk has.
             ("io", _) => vec![("io.weight", "default 100".to_owned(), false)],
             ("blkio", _) => vec![("blkio.bfq.weight", "100".to_owned(), false)],
@@ -65,7 +85,40 @@ impl Limits {
     }
 }
 
-const CONTROLLERS: &[&str] = &["cpu", "memory", "pids", "io", "blkio"];
+/// How hard the processes of one VM may press one disk of the host. The default is more than a SATA disk gives and less
+/// than a fast NVMe: enough for a guest, not enough to keep the host from its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoLimit {
+    /// Bytes a second, read and written each.
+    pub bytes: u64,
+    /// Operations a second, read and written each.
+    pub operations: u64,
+}
+
+impl Default for IoLimit {
+    fn default() -> Self {
+        Self { bytes: 1 << 30, operations: 100_000 }
+    }
+}
+
+impl IoLimit {
+    /// Files to write for one disk, by its number `MAJOR:MINOR`.
+    fn files(self, disk: &str, v2: bool) -> Vec<(&'static str, String)> {
+        let Self { bytes, operations } = self;
+        if v2 {
+            return vec![("io.max", format!("{disk} rbps={bytes} wbps={bytes} riops={operations} wiops={operations}"))];
+        }
+        vec![
+            ("blkio.throttle.read_bps_device", format!("{disk} {bytes}")),
+            ("blkio.throttle.write_bps_device", format!("{disk} {bytes}")),
+            ("blkio.throttle.read_iops_device", format!("{disk} {operations}")),
+            ("blkio.throttle.write_iops_device", format!("{disk} {operations}")),
+        ]
+    }
+}
+
+/// `cpuacct` limits nothing; it counts what `cpu` limits.
+const CONTROLLERS: &[&str] = &["cpu", "cpuacct", "memory", "pids", "io", "blkio"];
 
 /// A mounted hierarchy with controllers we use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +155,40 @@ impl Cgroups {
         self.hierarchies.iter().try_for_each(|hierarchy| hierarchy.apply(vm, limits)).map_err(|(path, error)| {
             Error::internal(format!("cannot limit {vm:?} by control groups: {}: {error}", path.display()))
         })
+    }
+
+    /// Limits how hard the VM presses the disks that these files lie on. Files without a disk of this host (NFS, tmpfs,
+    /// overlays) have none to press.
+    pub(super) fn limit_io(&self, vm: VmId, limit: IoLimit, files: &[&Path]) -> Result<()> {
+        let disks: BTreeSet<String> = files.iter().filter_map(|file| disk_of(file)).collect();
+        let io = |h: &&Hierarchy| h.controllers.iter().any(|name| name == "io" || name == "blkio");
+        for hierarchy in self.hierarchies.iter().filter(io) {
+            for (name, value) in disks.iter().flat_map(|disk| limit.files(disk, hierarchy.v2)) {
+                let path = hierarchy.group(vm).join(name);
+                // A kernel without throttling has no such file; `lacking` tells of it.
+                if path.exists() {
+                    write(&path, &value).map_err(|error| {
+                        let what = format!("{} ({value})", path.display());
+                        Error::internal(format!("cannot limit {vm:?} by control groups: {what}: {error}"))
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What cannot be limited on this host, in words for its operator.
+    pub(super) fn lacking(&self) -> Vec<String> {
+        let has = |names: &[&str]| {
+            self.hierarchies.iter().any(|h| h.controllers.iter().any(|name| names.contains(&name.as_str())))
+        };
+        let wanted: [(&[&str], &str); 4] = [
+            (&["cpu"], "limits on CPU time (control group controller cpu)"),
+            (&["memory"], "limits on memory (control group controller memory)"),
+            (&["pids"], "limits on processes (control group controller pids)"),
+            (&["io", "blkio"], "limits on disk I/O (control group controller io)"),
+        ];
+        wanted.iter().filter(|(names, _)| !has(names)).map(|(_, words)| (*words).to_owned()).collect()
     }
 
     /// Open `cgroup.procs` files, one a hierarchy: a process that writes `0` joins.
@@ -154,6 +241,15 @@ impl Hierarchy {
         }
         Ok(())
     }
+}
+
+/// The number of the disk a file lies on: of the whole disk where it is a partition's, for only that can be limited.
+fn disk_of(file: &Path) -> Option<String> {
+    let dev = std::fs::metadata(file).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+    let device = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let disk = if device.join("partition").exists() { device.parent()?.to_owned() } else { device };
+    Some(std::fs::read_to_string(disk.join("dev")).ok()?.trim().to_owned())
 }
 
 /// Control files are written whole, and never made: in a plain directory that must fail.
@@ -224,6 +320,29 @@ mod tests {
         assert_eq!(limits.memory, Bytes::mib(512 + 8 + 256));
         assert_eq!(limits.files("cpu", true)[0], ("cpu.max", "300000 100000".to_owned(), true));
         assert_eq!(limits.files("pids", false)[0].1, "264");
+    }
+
+    #[test]
+    fn disks_are_limited_by_bytes_and_operations_in_both_versions() {
+        let limit = IoLimit { bytes: 1000, operations: 10 };
+        assert_eq!(limit.files("8:0", true), [("io.max", "8:0 rbps=1000 wbps=1000 riops=10 wiops=10".to_owned())]);
+        let one = limit.files("8:0", false);
+        assert_eq!(one.len(), 4);
+        assert!(one.contains(&("blkio.throttle.write_bps_device", "8:0 1000".to_owned())));
+    }
+
+    #[test]
+    fn what_cannot_be_limited_is_named() {
+        let hierarchy = |names: &[&str]| Hierarchy {
+            root: "/sys/fs/cgroup".into(),
+            v2: true,
+            controllers: names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let whole = Cgroups { hierarchies: vec![hierarchy(&["cpu", "memory", "pids", "io"])] };
+        assert!(whole.lacking().is_empty());
+        let split = Cgroups { hierarchies: vec![hierarchy(&["cpu", "memory"]), hierarchy(&["blkio"])] };
+        assert_eq!(split.lacking(), ["limits on processes (control group controller pids)"]);
+        assert_eq!(Cgroups { hierarchies: vec![] }.lacking().len(), 4);
     }
 
     #[test]

@@ -1,15 +1,27 @@
 //! Starts a process that can reach nothing but what it is given.
 //!
-//! Between fork and exec, in this order: its own session (it outlives Hull and Hull's terminal), its VM's control
-//! groups, empty namespaces for network, IPC and host name, limits, the first victim when memory runs out, its VM's own
-//! user without capabilities, no new privileges, and Landlock: only the system's programs and libraries, and files named
-//! one by one. QEMU then adds its seccomp filter (`-sandbox`). Descriptors are passed explicitly; all others close.
+//! What a QEMU that its guest has taken over may still do: compute, use the descriptors of its own machine (disks, taps,
+//! console, control socket), and end. The fences, in the order they are put up between fork and exec:
+//!
+//! | fence | keeps it from |
+//! |---|---|
+//! | session, control groups, limits | outliving its VM's share of CPU, memory, processes, disk; core dumps |
+//! | close on exec | descriptors nobody meant to pass |
+//! | PID namespace | seeing, signalling or tracing any other process |
+//! | network, IPC, host name, control group namespaces | sockets (abstract ones too), shared memory, queues of others |
+//! | mount namespace with its own root ([`super::root`]) | every file that is not the system's libraries or its own |
+//! | its VM's own user, no capabilities, no new privileges | what is left of the host, if a fence above has a hole |
+//! | Landlock | opening or running other files than those named, if the root has a hole |
+//! | seccomp ([`super::forbidden`]) | the calls that make such holes |
+//!
+//! QEMU then adds its own filter (`-sandbox`). It is the first process of its PID namespace: when it ends, so does
+//! whatever it may have started.
 
 use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::OwnedFd,
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -23,16 +35,23 @@ use landlock::{
 };
 use rustix::{
     fs::{Mode, OFlags},
+    io::Errno,
     process::{Resource, Rlimit},
-    thread::UnshareFlags,
+    thread::{CapabilitySet, UnshareFlags},
+};
+use seccompiler::BpfProgram;
+
+use super::{
+    forbidden,
+    process::Process,
+    root::{self, DEVICES, Given, Parts, Root},
 };
 
-use super::process::Process;
-
-/// Programs, libraries, firmware: readable by everyone on the host anyway.
-const SYSTEM: &[&str] = &["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/ld.so.preload"];
-const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
+/// What the kernel itself opens to run a program.
+const LOADERS: &[&str] = &["/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1"];
 const OPEN_FILES: u64 = 4096;
+/// Processes beyond what the control group allows: it refuses first, and says so in its counters.
+const SPARE_PROCESSES: u64 = 64;
 
 /// A process to be started.
 #[derive(Debug)]
@@ -47,10 +66,14 @@ pub(super) struct Confined {
     pub group: Option<u32>,
     /// `cgroup.procs` of its control groups, open for writing.
     pub cgroups: Vec<File>,
+    /// How many processes and threads its user may have.
+    pub processes: u64,
+    /// An empty directory of root's, where its own root is mounted in its own view.
+    pub mount_on: PathBuf,
     /// Devices it may use besides the harmless ones.
     pub devices: Vec<PathBuf>,
-    /// Files it may open for reading by their descriptor's path.
-    pub readable: Vec<OwnedFd>,
+    /// Files it may read by path.
+    pub given: Vec<Given>,
     /// A directory of its own, which becomes its working directory.
     pub home: Option<PathBuf>,
     /// Where its output goes.
@@ -62,42 +85,118 @@ pub(super) fn spawn(process: Confined) -> io::Result<Process> {
     let mut command = Command::new(&process.program);
     command.args(&process.args).env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8");
     command.stdin(Stdio::null()).stdout(process.log.try_clone()?).stderr(process.log.try_clone()?);
-    command.current_dir(process.home.as_deref().unwrap_or(Path::new("/")));
-    let mut ruleset = Some(ruleset(&process).map_err(io::Error::other)?);
-    let Confined { cgroups, uid, group, .. } = process;
-    let enter = move || enter(&cgroups, uid, group, &mut ruleset);
-    // SAFETY: `enter` makes only system calls on values made before the fork: no allocation, no lock.
-    unsafe { command.pre_exec(enter) };
+    let mut fences = Fences::plan(&process)?;
+    // SAFETY: `put_up` makes only system calls on values made before the fork: no allocation, no lock.
+    unsafe { command.pre_exec(move || fences.put_up()) };
     // After the closure above: its descriptors must not be overwritten by those with fixed numbers.
     let mappings = process.fds.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
     command.fd_mappings(mappings).map_err(io::Error::other)?;
-    let process = Process::open(command.spawn()?.id())?;
+    let process = Process::open(fork(command)?)?;
     process.reap_when_ended();
     Ok(process)
 }
 
-/// Runs in the child. What fails says so on standard error, which is the process's log: the parent sees the number only.
-fn enter(cgroups: &[File], uid: u32, group: Option<u32>, ruleset: &mut Option<RulesetCreated>) -> io::Result<()> {
-    step("setsid", rustix::process::setsid().map(drop))?;
-    for procs in cgroups {
-        step("control group", rustix::io::write(procs, b"0").map(drop))?;
+/// Starts it as the first process of a PID namespace. The namespace is a thread's choice for its children, so a thread
+/// is made for it: any other would be left unable to start anything else.
+fn fork(mut command: Command) -> io::Result<u32> {
+    let thread = std::thread::Builder::new().name("confine".into()).spawn(move || {
+        // SAFETY: no descriptor table is unshared.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }?;
+        command.spawn().map(|child| child.id())
+    })?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")))
+}
+
+/// What is done in the child, made out beforehand.
+struct Fences {
+    cgroups: Vec<File>,
+    processes: u64,
+    root: Root,
+    uid: u32,
+    group: Option<u32>,
+    ruleset: Option<RulesetCreated>,
+    filters: Vec<BpfProgram>,
+}
+
+impl Fences {
+    fn plan(process: &Confined) -> io::Result<Self> {
+        let parts = Parts {
+            mount_on: &process.mount_on,
+            program: &process.program,
+            devices: &process.devices,
+            given: &process.given,
+            home: process.home.as_deref(),
+        };
+        Ok(Self {
+            cgroups: process.cgroups.iter().map(File::try_clone).collect::<io::Result<_>>()?,
+            processes: process.processes.saturating_add(SPARE_PROCESSES),
+            root: Root::plan(&parts)?,
+            uid: process.uid,
+            group: process.group,
+            ruleset: Some(ruleset(process).map_err(io::Error::other)?),
+            filters: forbidden::filters()?,
+        })
     }
-    let namespaces = UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-    // SAFETY: no descriptor table is unshared.
-    step("namespaces", unsafe { rustix::thread::unshare_unsafe(namespaces) })?;
-    limit(Resource::Core, 0)?;
-    limit(Resource::Nofile, OPEN_FILES)?;
-    step("oom_score_adj", prefer_as_victim())?;
-    step("groups", become_user(uid, group))?;
-    step("no_new_privs", rustix::thread::set_no_new_privs(true))?;
-    match ruleset.take().map(RulesetCreated::restrict_self) {
-        Some(Ok(_)) => Ok(()),
-        Some(Err(_)) | None => step("landlock", Err(rustix::io::Errno::PERM)),
+
+    /// Runs in the child. What fails says so on standard error, the process's log: the parent sees a number only.
+    fn put_up(&mut self) -> io::Result<()> {
+        step("setsid", rustix::process::setsid().map(drop))?;
+        for procs in &self.cgroups {
+            step("control group", rustix::io::write(procs, b"0").map(drop))?;
+        }
+        step("descriptors", close_on_exec())?;
+        let namespaces = UnshareFlags::NEWNS
+            | UnshareFlags::NEWNET
+            | UnshareFlags::NEWIPC
+            | UnshareFlags::NEWUTS
+            | UnshareFlags::NEWCGROUP;
+        // SAFETY: no descriptor table is unshared.
+        step("namespaces", unsafe { rustix::thread::unshare_unsafe(namespaces) })?;
+        limit(Resource::Core, 0)?;
+        limit(Resource::Nofile, OPEN_FILES)?;
+        limit(Resource::Nproc, self.processes)?;
+        limit(Resource::Nice, 0)?;
+        limit(Resource::Rtprio, 0)?;
+        limit(Resource::Msgqueue, 0)?;
+        step("oom_score_adj", prefer_as_victim())?;
+        step("its own root", self.root.enter())?;
+        step("capabilities", forgo_capabilities())?;
+        step("groups", become_user(self.uid, self.group))?;
+        step("no_new_privs", rustix::thread::set_no_new_privs(true))?;
+        match self.ruleset.take().map(RulesetCreated::restrict_self) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => step("landlock", Err(Errno::PERM))?,
+        }
+        self.filters
+            .iter()
+            .try_for_each(|filter| step("seccomp", seccompiler::apply_filter(filter).map_err(|_| Errno::PERM)))
     }
 }
 
 fn limit(resource: Resource, value: u64) -> io::Result<()> {
     step("limits", rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) }))
+}
+
+/// All of Hull's descriptors are closed on exec one by one; this is for those of some library that are not. Those that
+/// are passed get their numbers, and lose the mark, afterwards.
+fn close_on_exec() -> rustix::io::Result<()> {
+    // SAFETY: no descriptor is closed while this process runs Hull's code.
+    match unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+    }
+}
+
+/// Without a bounding set no program, however marked, brings a capability back.
+fn forgo_capabilities() -> rustix::io::Result<()> {
+    for number in 0..64 {
+        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            // The first number this kernel does not know.
+            Err(Errno::INVAL) => return Ok(()),
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 fn prefer_as_victim() -> rustix::io::Result<()> {
@@ -123,24 +222,31 @@ fn step(name: &str, outcome: rustix::io::Result<()>) -> io::Result<()> {
             // There is no better place to complain.
             let _ = rustix::io::write(&stderr, part.as_bytes());
         }
-        error.into()
+        // "Not found" would be taken for the program's.
+        if error == Errno::NOENT { Errno::IO.into() } else { error.into() }
     })
 }
 
-/// What may be opened. On kernels without Landlock (before 5.13, or switched off) the user's own rights are the fence.
+/// What may be opened and run. On kernels without Landlock (before 5.13, or switched off) the other fences stand.
 fn ruleset(process: &Confined) -> Result<RulesetCreated, landlock::RulesetError> {
     let abi = ABI::V3;
-    let (read, all) = (AccessFs::from_read(abi), AccessFs::from_all(abi));
+    let all = AccessFs::from_all(abi);
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let run = AccessFs::ReadFile | AccessFs::Execute;
     let use_device = AccessFs::ReadFile | AccessFs::WriteFile;
     let mut rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()?;
-    rules = allow(rules, SYSTEM.iter().map(Path::new), read)?;
+    rules = allow(rules, root::system(), read)?;
+    rules = allow(rules, LOADERS.iter().map(Path::new).chain([process.program.as_path()]), run)?;
     rules =
         allow(rules, DEVICES.iter().map(Path::new).chain(process.devices.iter().map(PathBuf::as_path)), use_device)?;
-    rules = allow(rules, process.home.iter().map(PathBuf::as_path), all)?;
-    for file in &process.readable {
-        rules = rules.add_rule(PathBeneath::new(file.as_fd(), AccessFs::ReadFile))?;
-    }
-    Ok(rules)
+    rules = allow(rules, process.home.iter().map(PathBuf::as_path), all & !BitFlags::from(AccessFs::Execute))?;
+    allow(rules, process.given.iter().map(|file| file.source.as_path()), AccessFs::ReadFile.into())
+}
+
+/// Whether this kernel has Landlock.
+pub(super) fn has_landlock() -> bool {
+    let asked = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    asked.handle_access(AccessFs::from_all(ABI::V1)).and_then(Ruleset::create).is_ok()
 }
 
 fn allow<'a>(

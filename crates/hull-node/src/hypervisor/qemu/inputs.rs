@@ -23,6 +23,7 @@ use super::{
     cmdline::{DiskPlan, FilePlan, FirmwarePlan, KernelPlan, NicPlan, Plan},
     log,
     record::Files,
+    root::Given,
     shape::Shape,
     sockets,
 };
@@ -35,8 +36,8 @@ pub(super) struct Inputs {
     pub plan: Plan,
     /// Descriptors with the numbers the plan uses.
     pub fds: Vec<(OwnedFd, i32)>,
-    /// Files QEMU opens again by their descriptor's path.
-    pub readable: Vec<OwnedFd>,
+    /// Files QEMU opens by path.
+    pub given: Vec<Given>,
     /// Where swtpm shall listen.
     pub tpm: Option<OwnedFd>,
 }
@@ -60,7 +61,8 @@ pub(super) fn open(spec: VmmSpec, shape: Shape, accel: Accel, uid: u32) -> Resul
         (Profile::Pc, Firmware::Bios) | (Profile::Micro, _) => None,
     };
     let disks = spec.disks.iter().map(|disk| open_disk(disk, &mut opened)).collect::<Result<_>>()?;
-    let kernel = spec.kernel.as_ref().map(|kernel| open_kernel(kernel, &spec.dir, uid, &mut opened)).transpose()?;
+    let mut given = Vec::new();
+    let kernel = spec.kernel.as_ref().map(|kernel| find_kernel(kernel, &spec.dir, uid, &mut given)).transpose()?;
     let nics = spec.nics.into_iter().map(|nic| {
         let tap_fd = opened.number(nic.tap);
         NicPlan { port: nic.port, mac: nic.mac, mtu: nic.mtu, tap_fd }
@@ -90,7 +92,7 @@ pub(super) fn open(spec: VmmSpec, shape: Shape, accel: Accel, uid: u32) -> Resul
         console_log_fd: opened.number(log.into()),
         incoming: spec.restore.is_some(),
     };
-    Ok(Inputs { plan, fds: opened.fds, readable: opened.readable, tpm })
+    Ok(Inputs { plan, fds: opened.fds, given, tpm })
 }
 
 /// Refuses what no machine can be made of, before anything is opened.
@@ -130,7 +132,6 @@ fn cannot_open(what: &str, path: &Path, error: &io::Error) -> Error {
 #[derive(Default)]
 struct Opened {
     fds: Vec<(OwnedFd, i32)>,
-    readable: Vec<OwnedFd>,
 }
 
 impl Opened {
@@ -190,32 +191,30 @@ fn open_firmware(spec: &VmmSpec, opened: &mut Opened) -> Result<FirmwarePlan> {
     })
 }
 
-/// QEMU opens kernels by path only: it gets the path of a descriptor, which opens for whom the file's mode lets.
-fn open_kernel(spec: &KernelSpec, dir: &Path, uid: u32, opened: &mut Opened) -> Result<KernelPlan> {
-    let mut hand_over = |path: &Path, copy: &str| {
-        let file =
-            readable_by(path, &dir.join(copy), uid).map_err(|error| cannot_open("a kernel file", path, &error))?;
-        let again = file.try_clone().map_err(|error| cannot_open("a kernel file", path, &error))?;
-        opened.readable.push(again.into());
-        Ok::<_, Error>(format!("/proc/self/fd/{}", opened.number(file.into())))
+/// QEMU opens kernels by path only: it gets one in its own root.
+fn find_kernel(spec: &KernelSpec, dir: &Path, uid: u32, given: &mut Vec<Given>) -> Result<KernelPlan> {
+    let mut hand_over = |path: &Path, at: &'static str| {
+        let copy = dir.join(at.trim_start_matches('/'));
+        let source = readable_by(path, copy, uid).map_err(|error| cannot_open("a kernel file", path, &error))?;
+        given.push(Given { source, at });
+        Ok::<_, Error>(at.to_owned())
     };
-    let kernel = hand_over(&spec.kernel, "kernel")?;
-    let initrd = spec.initrd.as_deref().map(|initrd| hand_over(initrd, "initrd")).transpose()?;
+    let kernel = hand_over(&spec.kernel, "/kernel")?;
+    let initrd = spec.initrd.as_deref().map(|initrd| hand_over(initrd, "/initrd")).transpose()?;
     let linux = is_linux(&spec.kernel).map_err(|error| cannot_open("the kernel", &spec.kernel, &error))?;
     Ok(KernelPlan { kernel, initrd, cmdline: spec.cmdline.clone(), linux })
 }
 
 /// The file itself where everyone may read it, else a copy that this user may.
-fn readable_by(path: &Path, copy: &Path, uid: u32) -> io::Result<File> {
-    let file = File::open(path)?;
-    if file.metadata()?.mode() & 0o004 != 0 {
-        return Ok(file);
+fn readable_by(path: &Path, copy: PathBuf, uid: u32) -> io::Result<PathBuf> {
+    if std::fs::metadata(path)?.mode() & 0o004 != 0 {
+        return Ok(path.to_owned());
     }
-    super::record::remove(copy)?;
-    reflink_copy::reflink_or_copy(path, copy)?;
-    std::fs::set_permissions(copy, std::fs::Permissions::from_mode(0o400))?;
-    std::os::unix::fs::chown(copy, Some(uid), Some(uid))?;
-    File::open(copy)
+    super::record::remove(&copy)?;
+    reflink_copy::reflink_or_copy(path, &copy)?;
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o400))?;
+    std::os::unix::fs::chown(&copy, Some(uid), Some(uid))?;
+    Ok(copy)
 }
 
 /// `HdrS` at 0x202: the boot protocol of Linux/x86 (its Documentation/arch/x86/boot.rst).

@@ -11,13 +11,14 @@
 //! ```
 //!
 //! QEMU has no path to anything: sockets are bound, files opened and taps made by Hull and handed over as descriptors.
-//! The VM's directory stays root's alone.
+//! The VM's directory stays root's alone. What a QEMU can reach that its guest has taken over is told in `confine`.
 
 mod agent;
 mod cgroup;
 mod cmdline;
 mod confine;
 mod console;
+mod forbidden;
 mod inputs;
 mod log;
 mod migrate;
@@ -26,6 +27,7 @@ mod probe;
 mod process;
 mod record;
 mod resize;
+mod root;
 mod shape;
 pub(crate) mod sockets;
 mod start;
@@ -46,6 +48,7 @@ use hull_types::{
 };
 use tokio::sync::{OnceCell, watch};
 
+pub use self::cgroup::IoLimit;
 use self::{
     cgroup::Cgroups,
     monitor::post_mortem,
@@ -69,6 +72,8 @@ pub struct QemuConfig {
     pub hung_after: Duration,
     /// Use this accelerator and prove nothing.
     pub accel: Option<Accel>,
+    /// How hard one machine's processes may press one disk of the host.
+    pub io: IoLimit,
 }
 
 impl Default for QemuConfig {
@@ -79,6 +84,7 @@ impl Default for QemuConfig {
             ping_every: Duration::from_secs(10),
             hung_after: Duration::from_secs(10),
             accel: None,
+            io: IoLimit::default(),
         }
     }
 }
@@ -106,7 +112,12 @@ impl QemuHypervisor {
 #[async_trait]
 impl Hypervisor for QemuHypervisor {
     async fn facts(&self) -> Result<HypervisorFacts> {
-        self.proven().await.cloned()
+        let mut facts = self.proven().await?.clone();
+        facts.unfenced = self.cgroups.lacking();
+        if !confine::has_landlock() {
+            facts.unfenced.push("Landlock (a kernel of 5.13 or later, with `landlock` in its list of LSMs)".to_owned());
+        }
+        Ok(facts)
     }
 
     async fn start(&self, spec: VmmSpec) -> Result<Arc<dyn Vmm>> {

@@ -39,7 +39,7 @@ struct Proof {
 pub(super) async fn facts(config: &QemuConfig) -> Result<HypervisorFacts> {
     let version = version(config).await?;
     if let Some(accel) = config.accel {
-        return Ok(HypervisorFacts { version, accel, fallback: None });
+        return Ok(proven(version, accel, None));
     }
     let path = config.run_dir.join("accel.json");
     let fail = |error: std::io::Error| Error::internal(format!("cannot keep the probe's answer: {error}"));
@@ -47,7 +47,7 @@ pub(super) async fn facts(config: &QemuConfig) -> Result<HypervisorFacts> {
     // One that cannot be read is made anew.
     let kept = read::<Proof>(&path).ok().flatten();
     if let Some(kept) = kept.filter(|kept| kept.boot == boot && kept.version == version) {
-        return Ok(HypervisorFacts { version, accel: kept.accel, fallback: kept.fallback });
+        return Ok(proven(version, kept.accel, kept.fallback));
     }
     let (accel, fallback) = match prove(config).await {
         Ok(()) => (Accel::Kvm, None),
@@ -56,7 +56,12 @@ pub(super) async fn facts(config: &QemuConfig) -> Result<HypervisorFacts> {
     std::fs::create_dir_all(&config.run_dir).map_err(fail)?;
     let proof = Proof { boot, version: version.clone(), accel, fallback: fallback.clone() };
     write_durably(&path, &proof).map_err(fail)?;
-    Ok(HypervisorFacts { version, accel, fallback })
+    Ok(proven(version, accel, fallback))
+}
+
+/// Of fences the probe knows nothing.
+fn proven(version: String, accel: Accel, fallback: Option<String>) -> HypervisorFacts {
+    HypervisorFacts { version, accel, fallback, unfenced: Vec::new() }
 }
 
 /// Whether KVM runs guests here; else why not.

@@ -77,20 +77,26 @@ async fn launch(hypervisor: &QemuHypervisor, mut spec: VmmSpec) -> Result<QemuVm
         .map_err(|error| failed("its directory", error))?;
     let uid = hypervisor.uids.claim(vm, &spec.dir)?;
     let now = shape.now();
-    hypervisor.cgroups.apply(vm, Limits::new(now.vcpus, shape.max_vcpus, now.memory, accel))?;
+    let limits = Limits::new(now.vcpus, shape.max_vcpus, now.memory, accel);
+    hypervisor.cgroups.apply(vm, limits)?;
+    hypervisor.cgroups.limit_io(vm, hypervisor.config.io, &disks(&spec))?;
     let mut record = Record::launching(vm, uid, accel, profile, shape.clone()).map_err(|e| failed("its record", e))?;
     write_durably(&files.record(), &record).map_err(|error| failed("its record", error))?;
 
     // Names go into QEMU's options and the process list.
     spec.name.retain(|c| !c.is_control());
     let (cgroups, program) = (hypervisor.cgroups.clone(), hypervisor.config.program.clone());
-    let launch = Launch { vm, uid, accel, files: files.clone(), cgroups, program };
+    let mount_on = own_root(&hypervisor.config.run_dir).map_err(|error| failed("a place for its own root", error))?;
+    let launch = Launch { vm, uid, accel, files: files.clone(), cgroups, limits, program, mount_on };
     // If this future is dropped meanwhile, so is the outcome, and with it the process.
     let spawning = tokio::task::spawn_blocking(move || launch.spawn(spec, shape)).await;
     let unless_done = spawning.map_err(|error| failed("starting it", io::Error::other(error)))??;
     let process = unless_done.process()?;
     let qmp = Client::open(files.qmp());
-    await_answer(&qmp, &process, &files).await?;
+    await_answer(&qmp, &process, &files).await.map_err(|error| match hypervisor.cgroups.oom_kills(vm) {
+        0 => error,
+        _ => Error::insufficient(format!("{}: it reached the VM's memory limit", error.detail)),
+    })?;
     if let Some(state) = state {
         let loaded = tokio::select! {
             _ = process.ended() => Err(log::last_lines(&files.qemu_log(), 3)),
@@ -118,6 +124,22 @@ async fn launch(hypervisor: &QemuHypervisor, mut spec: VmmSpec) -> Result<QemuVm
         state: watch::channel(state).0,
         record: Mutex::new(record),
     }))
+}
+
+/// Where the machine's files lie: a taken-over QEMU can press these disks.
+fn disks(spec: &VmmSpec) -> Vec<&Path> {
+    let disks = spec.disks.iter().flat_map(|disk| {
+        std::iter::once(disk.path.as_path()).chain(disk.backing.iter().map(|file| file.path.as_path()))
+    });
+    disks.chain([spec.dir.as_path()]).collect()
+}
+
+/// An empty directory to mount on: each process does so in a view of its own, so that one is enough for all.
+fn own_root(run_dir: &Path) -> io::Result<PathBuf> {
+    let path = run_dir.join("root");
+    std::fs::create_dir_all(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))?;
+    Ok(path)
 }
 
 /// A start that is given up (its future dropped) must not leave a process.
@@ -150,13 +172,15 @@ struct Launch {
     accel: Accel,
     files: Files,
     cgroups: Cgroups,
+    limits: Limits,
     program: PathBuf,
+    mount_on: PathBuf,
 }
 
 impl Launch {
     /// Opens the machine's parts and starts its processes. Blocks.
     fn spawn(&self, spec: VmmSpec, shape: Shape) -> Result<KillOnDrop> {
-        let Inputs { plan, fds, readable, tpm } = inputs::open(spec, shape, self.accel, self.uid)?;
+        let Inputs { plan, fds, given, tpm } = inputs::open(spec, shape, self.accel, self.uid)?;
         let log = fresh_log(&self.files.qemu_log()).map_err(|error| self.failed(&self.program, "", &error))?;
         if let Some(socket) = tpm {
             let swtpm = Path::new(SWTPM);
@@ -167,7 +191,7 @@ impl Launch {
             confine::spawn(Confined {
                 args: cmdline::arguments(&plan),
                 fds,
-                readable,
+                given,
                 devices: kvm.then(|| KVM.into()).into_iter().collect(),
                 group: kvm.then(|| inputs::device_group(Path::new(KVM))).flatten(),
                 ..confined
@@ -200,8 +224,10 @@ impl Launch {
             uid: self.uid,
             group: None,
             cgroups: self.cgroups.doors(self.vm)?,
+            processes: self.limits.processes(),
+            mount_on: self.mount_on.clone(),
             devices: Vec::new(),
-            readable: Vec::new(),
+            given: Vec::new(),
             home: None,
             log: log.try_clone()?,
         })
