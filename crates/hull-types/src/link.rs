@@ -18,6 +18,7 @@ use crate::{
     image::ImageContent,
     network::{DhcpOption, Mac, Route, Uplink, Vni},
     node::NodeStatus,
+    path::{PathQuery, PathReport},
     port::{AddressPair, Bandwidth},
     security_group::SecurityRule,
     vm::{Vm, VmStatus},
@@ -389,6 +390,13 @@ pub enum NodeCall {
         /// The VM.
         vm: VmId,
     },
+    /// How far a packet would get on this node, computed from what its kernel holds.
+    ExplainPath {
+        /// The VM that sends it.
+        vm: VmId,
+        /// The packet, and where on this node it begins.
+        query: PathQuery,
+    },
 }
 
 /// Answers to calls.
@@ -409,6 +417,8 @@ pub enum NodeReply {
         /// How many.
         count: u64,
     },
+    /// How far a packet gets.
+    Path(Box<PathReport>),
     /// Lines for people.
     Text {
         /// The lines.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::id::{NetworkId, PortId};
+use crate::id::{NetworkId, PortId, RouterId};
 
 /// What a packet carries above IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -81,8 +81,14 @@ pub struct PathQuery {
 /// A step on the way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PathHop {
-    /// Where: `network net1`, `router r1`, `host n1`.
+    /// Where: `network net1`, `router r1`, `host`.
     pub place: String,
+    /// The network, where the place is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkId>,
+    /// The router, where the place is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<RouterId>,
     /// What looked at the packet: `anti-spoofing`, `security groups`, `route`, `floating ip`, `snat`, `mtu`, `tunnel`, …
     pub part: String,
     /// One sentence: which rule, route or translation, and what it did.
@@ -126,4 +132,25 @@ pub struct PathReport {
     pub end: PathEnd,
     /// The packet as it ends, translated or not.
     pub packet: PathPacket,
+}
+
+/// A step on the way, with the node it is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeHop {
+    /// The node's name.
+    pub node: String,
+    /// The step.
+    #[serde(flatten)]
+    pub hop: PathHop,
+}
+
+/// The whole way of a packet, over all nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PathExplanation {
+    /// One sentence.
+    pub summary: String,
+    /// Whether it gets where it should.
+    pub reaches: bool,
+    /// The steps, in order.
+    pub hops: Vec<NodeHop>,
 }

@@ -14,6 +14,7 @@ use hull_types::{
     error::{Error, Result},
     id::{NetworkId, PortId, VmId},
     link::DesiredNetwork,
+    path::{PathQuery, PathReport},
 };
 use tokio::{
     net::TcpStream,
@@ -29,6 +30,7 @@ use super::{
     metadata::TokenKey,
     netns::Netns,
     serve::{Guests, Leases},
+    walk,
 };
 use crate::hypervisor::ByteStream;
 
@@ -138,6 +140,17 @@ impl LinuxNetworks {
         result.await.map_err(|_| gone())
     }
 
+    /// What is on this host, for a packet's walk.
+    async fn surroundings(&self) -> Result<walk::Surroundings> {
+        let mut around = walk::Surroundings::new(self.common.host.namespace.clone());
+        for id in self.list().await? {
+            if let Some(view) = self.ask(id, Request::Desired).await? {
+                around.network(self.common.prefix.namespace(id), view.network().clone());
+            }
+        }
+        Ok(around)
+    }
+
     fn namespace(&self, network: NetworkId) -> Result<Netns> {
         Netns::named(&self.common.prefix.namespace(network))?
             .ok_or_else(|| Error::unavailable(format!("the network {network} is not on this node")))
@@ -218,5 +231,9 @@ impl Networks for LinuxNetworks {
         let mut lines = explain::port(&view, &self.namespace(network)?, self.leases(network), port).await?;
         lines.extend(self.common.host.explain(view.network()).await?);
         Ok(lines)
+    }
+
+    async fn explain_path(&self, query: PathQuery) -> Result<PathReport> {
+        walk::walk(&self.surroundings().await?, query).await
     }
 }

@@ -31,6 +31,7 @@ mod rules;
 mod serve;
 mod tap;
 mod view;
+mod walk;
 
 pub use layout::{LinkRange, Prefix};
 pub use linux::{LinuxNetworks, NetworksConfig};
@@ -42,6 +43,7 @@ use hull_types::{
     error::Result,
     id::{NetworkId, PortId, VmId},
     link::DesiredNetwork,
+    path::{PathQuery, PathReport},
 };
 
 use crate::hypervisor::ByteStream;
@@ -97,4 +99,7 @@ pub trait Networks: Send + Sync + 'static {
 
     /// What the kernel holds for this port, for people: rules, counters, lease.
     async fn explain(&self, network: NetworkId, port: PortId) -> Result<Vec<String>>;
+
+    /// How far a packet gets on this host, computed from what the kernel holds.
+    async fn explain_path(&self, query: PathQuery) -> Result<PathReport>;
 }

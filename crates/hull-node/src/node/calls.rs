@@ -51,7 +51,8 @@ pub(crate) fn vm_of(call: &NodeCall) -> VmId {
         | NodeCall::SetPassword { vm, .. }
         | NodeCall::Quiesce { vm }
         | NodeCall::Thaw { vm }
-        | NodeCall::Explain { vm } => *vm,
+        | NodeCall::Explain { vm }
+        | NodeCall::ExplainPath { vm, .. } => *vm,
     }
 }
 
@@ -98,6 +99,9 @@ async fn perform(context: &Context, call: NodeCall) -> Result<NodeReply> {
         NodeCall::Quiesce { .. } => NodeReply::Count { count: vmm()?.quiesce(FROZEN_AT_MOST).await? },
         NodeCall::Thaw { .. } => NodeReply::Count { count: vmm()?.thaw().await? },
         NodeCall::Explain { .. } => NodeReply::Text { lines: explain(context).await },
+        NodeCall::ExplainPath { query, .. } => {
+            NodeReply::Path(Box::new(context.drivers.networks.explain_path(query).await?))
+        }
     })
 }
 

@@ -18,6 +18,7 @@ use hull_types::{
     image::ImageContent,
     link::{DesiredNetwork, ExecResult},
     network::Mac,
+    path::{PathQuery, PathReport},
     units::Bytes,
     vm::{Accel, Exit, ExitCause, Vmm as VmmInfo},
 };
@@ -265,6 +266,9 @@ impl Networks for FakeHost {
     }
     async fn connect(&self, _: NetworkId, _: std::net::IpAddr, _: u16) -> Result<Box<dyn ByteStream>> {
         Err(Error::unavailable("nobody listens"))
+    }
+    async fn explain_path(&self, _: PathQuery) -> Result<PathReport> {
+        Err(Error::unsupported("a host without a kernel has no paths"))
     }
     async fn explain(&self, _: NetworkId, _: PortId) -> Result<Vec<String>> {
         Ok(vec!["port up".into()])

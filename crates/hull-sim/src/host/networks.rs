@@ -11,6 +11,7 @@ use hull_types::{
     error::{Error, Result},
     id::{NetworkId, PortId, VmId},
     link::DesiredNetwork,
+    path::{PathQuery, PathReport},
 };
 
 use super::Doors;
@@ -73,5 +74,9 @@ impl Networks for Doors {
 
     async fn explain(&self, _network: NetworkId, _port: PortId) -> Result<Vec<String>> {
         Ok(Vec::new())
+    }
+
+    async fn explain_path(&self, _query: PathQuery) -> Result<PathReport> {
+        Err(Error::unsupported("not simulated"))
     }
 }

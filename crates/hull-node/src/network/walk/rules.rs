@@ -1,0 +1,616 @@
+//! What nftables does to a packet, read from what the kernel lists (`nft -j`, libnftables-json(5)).
+//!
+//! ```text
+//!   base chains of a hook, by priority ──► rule ──► match? ──► statements ──► verdict
+//!                                            │ no              │ jump, vmap
+//!                                            ▼                 ▼
+//!                                        next rule          other chains
+//! ```
+//!
+//! Rate limits count as not reached: what is asked is whether a packet may pass, not whether too many do. A statement that
+//! is not known here is an error, never a guess.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use hull_types::{
+    error::{Error, Result},
+    network::Mac,
+};
+use serde_json::Value;
+
+use super::packet::{Above, Packet, Tracking};
+
+/// How deep chains may jump (nftables' own limit is 16).
+const DEEPEST: usize = 16;
+
+/// The numbers nftables lists with `-nnn` (linux/if_ether.h, linux/socket.h, nf_conntrack_common.h).
+const ETHERTYPE: [u16; 2] = [0x0800, 0x86dd];
+const NFPROTO: [u128; 2] = [2, 10];
+const CT_NEW: u128 = 8;
+const CT_UNTRACKED: u128 = 64;
+const TCP_SYN: u128 = 2;
+const HOPS_LEFT: u128 = 64;
+const HOST: u64 = 0;
+
+/// A family of tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layer {
+    Bridge,
+    Inet,
+}
+
+impl Layer {
+    /// Whether tables of this family see its packets.
+    fn has(self, family: &str, v4: bool) -> bool {
+        match self {
+            Self::Bridge => family == "bridge",
+            Self::Inet => family == "inet" || family == if v4 { "ip" } else { "ip6" },
+        }
+    }
+}
+
+/// A table, by family and name.
+type TableId = (String, String);
+
+#[derive(Debug)]
+struct Chain {
+    table: TableId,
+    hook: Option<(String, i64)>,
+    drops: bool,
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    handle: u64,
+    parts: Vec<Value>,
+}
+
+/// Everything nftables holds in one namespace.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    chains: BTreeMap<(TableId, String), Chain>,
+    elements: HashMap<(TableId, String), Vec<Value>>,
+    texts: HashMap<(TableId, u64), String>,
+}
+
+/// What the rules of a hook decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Decision {
+    pub(super) passes: bool,
+    /// The rule that decided, as people read it, with its chain; none where a policy did.
+    pub(super) by: Option<String>,
+}
+
+enum Verdict {
+    Accept,
+    Drop,
+    Return,
+}
+
+/// What became of a rule.
+enum Outcome {
+    /// The next rule is looked at.
+    Next,
+    Decided(Verdict, u64),
+}
+
+/// A part of a packet that rules look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    Number(u128),
+    /// The two bytes behind the MACs. nft 1.0 lists them with their bytes swapped where numbers are asked for.
+    Ethertype(u16),
+    Address(IpAddr),
+    Mac(Mac),
+    Name(String),
+    Several(Vec<Seen>),
+}
+
+fn unknown(what: &Value) -> Error {
+    let text: String = what.to_string().chars().take(200).collect();
+    Error::unsupported(format!("a rule on this node does something that cannot be explained: {text}"))
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn table_of(object: &Value) -> TableId {
+    (text(object, "family").to_owned(), text(object, "table").to_owned())
+}
+
+impl Rules {
+    /// Reads `nft -j -nnn list ruleset`, and `nft -a list ruleset` for people.
+    pub(super) fn parse(json: &str, listing: &str) -> Result<Self> {
+        let bad = |why: String| Error::unavailable(format!("what nft lists cannot be read: {why}"));
+        let all: Value = serde_json::from_str(json).map_err(|error| bad(error.to_string()))?;
+        let mut rules = Self { texts: texts(listing), ..Self::default() };
+        for object in all.get("nftables").and_then(Value::as_array).into_iter().flatten() {
+            let Some((kind, object)) = object.as_object().and_then(|object| object.iter().next()) else { continue };
+            let key = (table_of(object), text(object, "name").to_owned());
+            match kind.as_str() {
+                "chain" => _ = rules.chains.insert(key, chain(object)),
+                "set" | "map" => {
+                    let elements = object.get("elem").and_then(Value::as_array).cloned().unwrap_or_default();
+                    rules.elements.insert(key, elements);
+                }
+                "rule" => {
+                    let owner = (table_of(object), text(object, "chain").to_owned());
+                    let handle = object.get("handle").and_then(Value::as_u64).unwrap_or_default();
+                    let parts = object.get("expr").and_then(Value::as_array).cloned().unwrap_or_default();
+                    if let Some(chain) = rules.chains.get_mut(&owner) {
+                        chain.rules.push(Rule { handle, parts });
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(rules)
+    }
+
+    /// What the base chains of a hook do to the packet, which they may change.
+    pub(super) fn run(&self, layer: Layer, hook: &str, packet: &mut Packet) -> Result<Decision> {
+        let v4 = packet.is_v4();
+        let mut bases: Vec<(i64, &String, &Chain)> = self
+            .chains
+            .iter()
+            .filter(|((table, _), _)| layer.has(&table.0, v4))
+            .filter_map(|((_, name), chain)| {
+                let (own, priority) = chain.hook.as_ref()?;
+                (own == hook).then_some((*priority, name, chain))
+            })
+            .collect();
+        bases.sort_by_key(|(priority, ..)| *priority);
+        let mut last = None;
+        for (_, name, base) in bases {
+            match self.chain(base, name, packet, 0)? {
+                Outcome::Decided(Verdict::Drop, handle) => return Ok(self.decided(false, base, name, handle)),
+                Outcome::Decided(Verdict::Accept, handle) => last = Some(self.decided(true, base, name, handle)),
+                Outcome::Decided(Verdict::Return, _) | Outcome::Next if base.drops => {
+                    let by = Some(format!("nothing in chain {name} lets it through"));
+                    return Ok(Decision { passes: false, by });
+                }
+                Outcome::Decided(Verdict::Return, _) | Outcome::Next => {}
+            }
+        }
+        Ok(last.unwrap_or(Decision { passes: true, by: None }))
+    }
+
+    fn decided(&self, passes: bool, base: &Chain, name: &str, handle: u64) -> Decision {
+        let by = match self.texts.get(&(base.table.clone(), handle)) {
+            Some(text) => text.clone(),
+            None => format!("rule {handle} of chain {name}"),
+        };
+        Decision { passes, by: Some(by) }
+    }
+
+    fn chain(&self, chain: &Chain, name: &str, packet: &mut Packet, depth: usize) -> Result<Outcome> {
+        if depth > DEEPEST {
+            return Err(Error::unsupported(format!("the chain {name} jumps too deep to be explained")));
+        }
+        for rule in &chain.rules {
+            match self.rule(chain, rule, packet, depth)? {
+                Outcome::Decided(Verdict::Return, _) => return Ok(Outcome::Next),
+                Outcome::Next => {}
+                decided @ Outcome::Decided(..) => return Ok(decided),
+            }
+        }
+        Ok(Outcome::Next)
+    }
+
+    fn rule(&self, chain: &Chain, rule: &Rule, packet: &mut Packet, depth: usize) -> Result<Outcome> {
+        for part in &rule.parts {
+            let Some((what, argument)) = part.as_object().and_then(|part| part.iter().next()) else {
+                return Err(unknown(part));
+            };
+            let decided = |verdict| Ok(Outcome::Decided(verdict, rule.handle));
+            match what.as_str() {
+                "match" if self.matches(&chain.table, argument, packet)? => {}
+                "match" => return Ok(Outcome::Next),
+                "accept" => return decided(Verdict::Accept),
+                "drop" | "reject" => return decided(Verdict::Drop),
+                "return" => return decided(Verdict::Return),
+                "jump" | "goto" => match self.jump(chain, text(argument, "target"), packet, depth)? {
+                    Outcome::Next if what == "goto" => return decided(Verdict::Return),
+                    Outcome::Next => {}
+                    other @ Outcome::Decided(..) => return Ok(other),
+                },
+                "vmap" => match self.vmap(chain, rule, argument, packet, depth)? {
+                    Outcome::Next => {}
+                    other @ Outcome::Decided(..) => return Ok(other),
+                },
+                "counter" | "log" | "comment" => {}
+                "limit" if is_over(argument) => return Ok(Outcome::Next),
+                "limit" => {}
+                "set" | "ct count" if over_in(part) => return Ok(Outcome::Next),
+                "set" | "ct count" => {
+                    // An element that cannot be made (of another family) does not match.
+                    let element = argument.get("elem").map(|elem| self.see(&chain.table, elem, packet));
+                    if let Some(Ok(None)) = element {
+                        return Ok(Outcome::Next);
+                    }
+                }
+                "notrack" => packet.tracking = Tracking::Untracked,
+                "mangle" => mangle(argument, packet)?,
+                "dnat" | "snat" => match self.translate(&chain.table, what, argument, packet)? {
+                    true => return decided(Verdict::Accept),
+                    false => return Ok(Outcome::Next),
+                },
+                // To the address of the link it leaves by, which the walker knows.
+                "masquerade" => {
+                    packet.source = unspecified(packet.is_v4());
+                    return decided(Verdict::Accept);
+                }
+                _ => return Err(unknown(part)),
+            }
+        }
+        Ok(Outcome::Next)
+    }
+
+    fn jump(&self, from: &Chain, target: &str, packet: &mut Packet, depth: usize) -> Result<Outcome> {
+        let key = (from.table.clone(), target.to_owned());
+        match self.chains.get(&key) {
+            Some(chain) => self.chain(chain, target, packet, depth + 1),
+            None => Ok(Outcome::Next),
+        }
+    }
+
+    fn vmap(&self, chain: &Chain, rule: &Rule, argument: &Value, packet: &mut Packet, depth: usize) -> Result<Outcome> {
+        let Some(verdict) = self.look_up(&chain.table, argument, packet)? else { return Ok(Outcome::Next) };
+        let Some((what, target)) = verdict.as_object().and_then(|verdict| verdict.iter().next()) else {
+            return Err(unknown(&verdict));
+        };
+        Ok(match what.as_str() {
+            "accept" => Outcome::Decided(Verdict::Accept, rule.handle),
+            "drop" => Outcome::Decided(Verdict::Drop, rule.handle),
+            "return" => Outcome::Decided(Verdict::Return, rule.handle),
+            "continue" => Outcome::Next,
+            "jump" => self.jump(chain, text(target, "target"), packet, depth)?,
+            "goto" => match self.jump(chain, text(target, "target"), packet, depth)? {
+                Outcome::Next => Outcome::Decided(Verdict::Return, rule.handle),
+                other @ Outcome::Decided(..) => other,
+            },
+            _ => return Err(unknown(&verdict)),
+        })
+    }
+
+    /// What a map (`{key, data}`) holds for the packet.
+    fn look_up(&self, table: &TableId, map: &Value, packet: &Packet) -> Result<Option<Value>> {
+        let (Some(key), Some(data)) = (map.get("key"), map.get("data")) else { return Err(unknown(map)) };
+        let Some(seen) = self.see(table, key, packet)? else { return Ok(None) };
+        for pair in self.members(table, data)? {
+            let [pattern, value] = pair.as_array().map(Vec::as_slice).unwrap_or_default() else {
+                return Err(unknown(pair));
+            };
+            if self.fits(table, &seen, pattern)? {
+                return Ok(Some(value.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The members of a named or written-out set or map.
+    fn members<'a>(&'a self, table: &TableId, set: &'a Value) -> Result<&'a [Value]> {
+        if let Some(name) = set.as_str().and_then(|text| text.strip_prefix('@')) {
+            return Ok(self.elements.get(&(table.clone(), name.to_owned())).map_or(&[], Vec::as_slice));
+        }
+        set.get("set").and_then(Value::as_array).map(Vec::as_slice).ok_or_else(|| unknown(set))
+    }
+
+    /// Translates; `false` where the map of translations has nothing for it.
+    fn translate(&self, table: &TableId, what: &str, argument: &Value, packet: &mut Packet) -> Result<bool> {
+        let Some(to) = argument.get("addr") else { return Err(unknown(argument)) };
+        let to = match to.get("map") {
+            Some(map) => match self.look_up(table, map, packet)? {
+                Some(found) => found,
+                None => return Ok(false),
+            },
+            None => to.clone(),
+        };
+        let to: IpAddr = to.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| unknown(argument))?;
+        if to.is_ipv4() != packet.is_v4() {
+            return Ok(false);
+        }
+        match what {
+            "dnat" => packet.destination = to,
+            _ => packet.source = to,
+        }
+        Ok(true)
+    }
+
+    fn matches(&self, table: &TableId, argument: &Value, packet: &Packet) -> Result<bool> {
+        let (Some(left), Some(right)) = (argument.get("left"), argument.get("right")) else {
+            return Err(unknown(argument));
+        };
+        let Some(seen) = self.see(table, left, packet)? else { return Ok(false) };
+        let order = || match (&seen, number(right)) {
+            (Seen::Number(seen), Some(right)) => Ok(seen.cmp(&right)),
+            _ => Err(unknown(argument)),
+        };
+        Ok(match text(argument, "op") {
+            "==" => self.fits(table, &seen, right)?,
+            "!=" => !self.fits(table, &seen, right)?,
+            "in" => bits(&seen, right).ok_or_else(|| unknown(argument))?,
+            "<" => order()?.is_lt(),
+            "<=" => order()?.is_le(),
+            ">" => order()?.is_gt(),
+            ">=" => order()?.is_ge(),
+            _ => return Err(unknown(argument)),
+        })
+    }
+
+    /// Whether what is seen is what a pattern says.
+    fn fits(&self, table: &TableId, seen: &Seen, pattern: &Value) -> Result<bool> {
+        if pattern.as_str().is_some_and(|text| text.starts_with('@')) || pattern.get("set").is_some() {
+            for member in self.members(table, pattern)? {
+                // Members of a map that is used as a set of its keys.
+                let key = member.as_array().and_then(|pair| pair.first()).unwrap_or(member);
+                if self.fits(table, seen, key)? {
+                    return Ok(true);
+                }
+            }
+            return Ok(false);
+        }
+        if let Some(inner) = pattern.get("elem").and_then(|elem| elem.get("val")) {
+            return self.fits(table, seen, inner);
+        }
+        match seen {
+            Seen::Several(parts) => {
+                let patterns = pattern.get("concat").and_then(Value::as_array).ok_or_else(|| unknown(pattern))?;
+                for (part, pattern) in parts.iter().zip(patterns) {
+                    if !self.fits(table, part, pattern)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(parts.len() == patterns.len())
+            }
+            Seen::Address(address) => address_fits(*address, pattern),
+            Seen::Number(seen) => match pattern.get("range").and_then(Value::as_array).map(Vec::as_slice) {
+                Some([from, to]) => {
+                    let (Some(from), Some(to)) = (number(from), number(to)) else { return Err(unknown(pattern)) };
+                    Ok((from..=to).contains(seen))
+                }
+                _ => number(pattern).map(|number| number == *seen).ok_or_else(|| unknown(pattern)),
+            },
+            Seen::Ethertype(seen) => {
+                let wanted = number(pattern).ok_or_else(|| unknown(pattern))?;
+                Ok([*seen, seen.swap_bytes()].into_iter().any(|either| u128::from(either) == wanted))
+            }
+            Seen::Mac(seen) => {
+                let wanted: Option<Mac> = pattern.as_str().and_then(|text| text.parse().ok());
+                wanted.map(|wanted| wanted == *seen).ok_or_else(|| unknown(pattern))
+            }
+            Seen::Name(seen) => {
+                let wanted = pattern.as_str().ok_or_else(|| unknown(pattern))?;
+                Ok(wanted.strip_suffix('*').map_or(wanted == seen, |start| seen.starts_with(start)))
+            }
+        }
+    }
+
+    /// The part of the packet an expression names; `None` where this packet has none (another protocol).
+    fn see(&self, table: &TableId, expression: &Value, packet: &Packet) -> Result<Option<Seen>> {
+        let Some((kind, argument)) = expression.as_object().and_then(|object| object.iter().next()) else {
+            return Err(unknown(expression));
+        };
+        match kind.as_str() {
+            "concat" => {
+                let parts = argument.as_array().ok_or_else(|| unknown(expression))?;
+                let mut several = Vec::with_capacity(parts.len());
+                for part in parts {
+                    let Some(seen) = self.see(table, part, packet)? else { return Ok(None) };
+                    several.push(seen);
+                }
+                Ok(Some(Seen::Several(several)))
+            }
+            "&" => {
+                let [inner, mask] = argument.as_array().map(Vec::as_slice).unwrap_or_default() else {
+                    return Err(unknown(expression));
+                };
+                match (self.see(table, inner, packet)?, number(mask)) {
+                    (Some(Seen::Number(seen)), Some(mask)) => Ok(Some(Seen::Number(seen & mask))),
+                    (None, _) => Ok(None),
+                    _ => Err(unknown(expression)),
+                }
+            }
+            "elem" => self.see(table, argument.get("val").unwrap_or(&Value::Null), packet),
+            "meta" => meta(text(argument, "key"), packet).map(Some).ok_or_else(|| unknown(expression)),
+            "ct" => connection(argument, packet).map(Some).ok_or_else(|| unknown(expression)),
+            // A raw look at bytes: rules use it for neighbour discovery only, which this packet is not.
+            "payload" if argument.get("base").is_some() => Ok(None),
+            "payload" => {
+                payload(text(argument, "protocol"), text(argument, "field"), packet).ok_or_else(|| unknown(expression))
+            }
+            _ => Err(unknown(expression)),
+        }
+    }
+}
+
+fn chain(object: &Value) -> Chain {
+    let priority = object.get("prio").and_then(Value::as_i64);
+    let hook = object.get("hook").and_then(Value::as_str).map(str::to_owned);
+    Chain {
+        table: table_of(object),
+        hook: hook.zip(priority),
+        drops: text(object, "policy") == "drop",
+        rules: Vec::new(),
+    }
+}
+
+/// Rules as people read them, by table and handle: `chain in_web: tcp dport 22 accept`.
+fn texts(listing: &str) -> HashMap<(TableId, u64), String> {
+    let mut texts = HashMap::new();
+    let (mut table, mut chain) = (TableId::default(), String::new());
+    for line in listing.lines() {
+        let line = line.trim();
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["table", family, name, ..] => table = ((*family).to_owned(), (*name).to_owned()),
+            ["chain", name, ..] => chain = (*name).to_owned(),
+            _ => {
+                let Some((rule, handle)) = line.rsplit_once(" # handle ") else { continue };
+                let Ok(handle) = handle.parse() else { continue };
+                texts.insert((table.clone(), handle), format!("chain {chain}: {rule}"));
+            }
+        }
+    }
+    texts
+}
+
+/// Whether a limit matches only what is beyond it.
+fn is_over(limit: &Value) -> bool {
+    limit.get("inv").and_then(Value::as_bool).unwrap_or_default()
+}
+
+/// The same for limits inside of a set statement, and for counts of connections.
+fn over_in(part: &Value) -> bool {
+    let statements = part.get("set").and_then(|set| set.get("stmt")).and_then(Value::as_array);
+    let inner = statements.into_iter().flatten().filter_map(Value::as_object).flat_map(|object| object.values());
+    inner.chain(part.get("ct count")).any(is_over)
+}
+
+fn number(value: &Value) -> Option<u128> {
+    match value {
+        Value::Number(number) => number.as_u64().map(u128::from),
+        Value::String(text) => match text.strip_prefix("0x") {
+            Some(hex) => u128::from_str_radix(hex, 16).ok(),
+            None => text.parse().ok(),
+        },
+        _ => None,
+    }
+}
+
+/// Whether any of these bits are set: one number, or a list of them.
+fn bits(seen: &Seen, right: &Value) -> Option<bool> {
+    let Seen::Number(seen) = seen else { return None };
+    let list = right.as_array().or_else(|| right.get("|").and_then(Value::as_array));
+    let mask = match list {
+        Some(list) => list.iter().map(number).try_fold(0, |sum, bit| Some(sum | bit?))?,
+        None => number(right)?,
+    };
+    Some(seen & mask != 0)
+}
+
+fn address_fits(address: IpAddr, pattern: &Value) -> Result<bool> {
+    let parse = |value: &Value| -> Result<IpAddr> {
+        value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| unknown(pattern))
+    };
+    if let Some(prefix) = pattern.get("prefix") {
+        let length = prefix.get("len").and_then(Value::as_u64).and_then(|length| u8::try_from(length).ok());
+        let net = ipnet::IpNet::new(parse(&prefix["addr"])?, length.unwrap_or(u8::MAX));
+        return net.map(|net| net.contains(&address)).map_err(|_| unknown(pattern));
+    }
+    if let Some([from, to]) = pattern.get("range").and_then(Value::as_array).map(Vec::as_slice) {
+        let (from, to) = (parse(from)?, parse(to)?);
+        return Ok(from.is_ipv4() == address.is_ipv4() && (from..=to).contains(&address));
+    }
+    Ok(parse(pattern)? == address)
+}
+
+fn unspecified(v4: bool) -> IpAddr {
+    if v4 { std::net::Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() }
+}
+
+fn of_family<T: Copy>(pair: [T; 2], packet: &Packet) -> T {
+    if packet.is_v4() { pair[0] } else { pair[1] }
+}
+
+fn meta(key: &str, packet: &Packet) -> Option<Seen> {
+    Some(match key {
+        "iifname" | "iif" => Seen::Name(packet.came_by.clone()),
+        "oifname" | "oif" => Seen::Name(packet.leaves_by.clone()),
+        "ibrname" | "obrname" => Seen::Name(super::super::layout::BRIDGE.to_owned()),
+        "nfproto" => Seen::Number(of_family(NFPROTO, packet)),
+        "protocol" => Seen::Ethertype(of_family(ETHERTYPE, packet)),
+        "l4proto" => Seen::Number(packet.protocol().into()),
+        "mark" => Seen::Number(packet.mark.into()),
+        "length" => Seen::Number(packet.size.into()),
+        "pkttype" => Seen::Number(HOST.into()),
+        _ => return None,
+    })
+}
+
+fn connection(argument: &Value, packet: &Packet) -> Option<Seen> {
+    let translated = u128::from(packet.asked != packet.destination);
+    Some(match text(argument, "key") {
+        "state" if packet.tracking == Tracking::Untracked => Seen::Number(CT_UNTRACKED),
+        "state" => Seen::Number(CT_NEW),
+        // IPS_DST_NAT of nf_conntrack_common.h.
+        "status" => Seen::Number(translated << 5),
+        "mark" | "direction" => Seen::Number(0),
+        "daddr" | "ip daddr" | "ip6 daddr" if text(argument, "dir") == "original" => Seen::Address(packet.asked),
+        _ => return None,
+    })
+}
+
+/// `None` for a field that is not known here; `Some(None)` where the packet has no such header.
+#[allow(clippy::option_option, reason = "not known and not there are two answers")]
+fn payload(protocol: &str, field: &str, packet: &Packet) -> Option<Option<Seen>> {
+    let number = |number: u16| Seen::Number(number.into());
+    let in_family = |v4: bool, seen: Seen| (packet.is_v4() == v4).then_some(seen);
+    let ports = match packet.above {
+        Above::Tcp { source, destination } | Above::Udp { source, destination } => Some((source, destination)),
+        Above::Icmp { .. } => None,
+    };
+    let is_tcp = matches!(packet.above, Above::Tcp { .. });
+    let ports_of = |wanted: bool| ports.filter(|_| wanted);
+    let icmp = match packet.above {
+        Above::Icmp { kind, code } => Some((kind, code)),
+        Above::Tcp { .. } | Above::Udp { .. } => None,
+    };
+    Some(match (protocol, field) {
+        ("ether", "saddr") => Some(Seen::Mac(packet.from_mac)),
+        ("ether", "daddr") => Some(Seen::Mac(packet.to_mac)),
+        ("ether", "type") => Some(Seen::Ethertype(of_family(ETHERTYPE, packet))),
+        ("ip", "saddr") => in_family(true, Seen::Address(packet.source)),
+        ("ip", "daddr") => in_family(true, Seen::Address(packet.destination)),
+        ("ip6", "saddr") => in_family(false, Seen::Address(packet.source)),
+        ("ip6", "daddr") => in_family(false, Seen::Address(packet.destination)),
+        ("ip", "protocol") => in_family(true, Seen::Number(packet.protocol().into())),
+        ("ip6", "nexthdr") => in_family(false, Seen::Number(packet.protocol().into())),
+        ("ip", "ttl") => in_family(true, Seen::Number(HOPS_LEFT)),
+        ("ip6", "hoplimit") => in_family(false, Seen::Number(HOPS_LEFT)),
+        ("tcp", "flags") => is_tcp.then_some(Seen::Number(TCP_SYN)),
+        ("tcp", "sport") => ports_of(is_tcp).map(|(source, _)| number(source)),
+        ("tcp", "dport") => ports_of(is_tcp).map(|(_, destination)| number(destination)),
+        ("udp", "sport") => ports_of(!is_tcp).map(|(source, _)| number(source)),
+        ("udp", "dport") => ports_of(!is_tcp).map(|(_, destination)| number(destination)),
+        ("th", "sport") => ports.map(|(source, _)| number(source)),
+        ("th", "dport") => ports.map(|(_, destination)| number(destination)),
+        ("icmp", "type") if packet.is_v4() => icmp.map(|(kind, _)| number(kind.into())),
+        ("icmp", "code") if packet.is_v4() => icmp.map(|(_, code)| number(code.into())),
+        ("icmpv6", "type") if !packet.is_v4() => icmp.map(|(kind, _)| number(kind.into())),
+        ("icmpv6", "code") if !packet.is_v4() => icmp.map(|(_, code)| number(code.into())),
+        ("icmp" | "icmpv6" | "arp", _) => None,
+        _ => return None,
+    })
+}
+
+fn mangle(argument: &Value, packet: &mut Packet) -> Result<()> {
+    let (Some(key), Some(value)) = (argument.get("key"), argument.get("value")) else {
+        return Err(unknown(argument));
+    };
+    if let Some(meta) = key.get("meta") {
+        let wanted = number(value).and_then(|value| u64::try_from(value).ok()).ok_or_else(|| unknown(argument))?;
+        match text(meta, "key") {
+            "mark" => packet.mark = wanted,
+            "pkttype" => packet.claimed = wanted == HOST,
+            _ => return Err(unknown(argument)),
+        }
+        return Ok(());
+    }
+    let payload = key.get("payload").unwrap_or(&Value::Null);
+    match (text(payload, "protocol"), text(payload, "field"), value.as_str().map(str::parse)) {
+        ("ether", "daddr", Some(Ok(mac))) => packet.to_mac = mac,
+        _ => return Err(unknown(argument)),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "rules_tests.rs"]
+mod tests;
