@@ -6,6 +6,7 @@ use hull_types::{
     error::Result,
     image::{Image, ImageFormat},
     link::ExecResult,
+    path::PathExplanation,
     vm::VmState,
     wire::{
         ExecRequest, Explanation, ImageCreate, ImageUpdate, List, PasswordRequest, VmAction, VmCreate, VmUpdate, VmView,
@@ -184,6 +185,11 @@ impl Vms<'_> {
     /// Why it is as it is.
     pub async fn explain(&self, vm: &str) -> Result<Explanation> {
         self.0.get(&self.path(vm, "explain"), &[]).await
+    }
+
+    /// How far a packet from it gets; `query` as the API names it.
+    pub async fn path_to(&self, vm: &str, query: &[(&str, String)]) -> Result<PathExplanation> {
+        self.0.get(&self.path(vm, "path"), query).await
     }
 
     /// The serial console.

@@ -23,6 +23,7 @@ pub mod keypair;
 pub mod mac;
 pub mod network;
 pub mod node;
+pub mod path;
 pub mod placement;
 pub mod project;
 pub mod quota;

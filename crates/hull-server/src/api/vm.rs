@@ -8,13 +8,17 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use hull_core::path::Asked;
 use hull_types::{
+    error::{Error, Result},
+    path::{PathExplanation, PathProtocol},
+    security_group::Family,
     vm::VmState,
     wire::{Explanation, List, VmAction, VmCreate, VmUpdate, VmView},
 };
 use serde::Deserialize;
 use serde::{Serialize, de::IntoDeserializer};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -26,6 +30,7 @@ use super::{
 use crate::app::{
     App,
     ctx::Ctx,
+    path::PathAsked,
     vm::{Filter, LISTING},
 };
 
@@ -35,6 +40,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(show, update, delete))
         .routes(routes!(act))
         .routes(routes!(explain))
+        .routes(routes!(explain_path))
         .routes(routes!(user_data))
 }
 
@@ -106,6 +112,60 @@ async fn act(
     params(("vm" = String, Path, description = "Name or id")), responses((status = 200, body = Explanation)))]
 async fn explain(State(app): State<Arc<App>>, ctx: Ctx, Path(vm): Path<String>) -> Answer<Body<Explanation>> {
     Ok(Body(app.explain_vm(&ctx, &vm).await?))
+}
+
+/// The query of an explained path.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct PathParameters {
+    /// Where the packet goes: a VM's name or id, an address, or `internet`.
+    to: String,
+    /// `tcp`, `udp` or `icmp`; `tcp` with a port, `icmp` without.
+    protocol: Option<String>,
+    /// The destination's port.
+    port: Option<u16>,
+    /// `ipv4` or `ipv6`; the first that both ends have where absent.
+    family: Option<Family>,
+    /// The packet's size in bytes, with its IP header.
+    size: Option<u16>,
+    /// Name or id of the project.
+    #[serde(rename = "project")]
+    _project: Option<String>,
+}
+
+impl PathParameters {
+    fn asked(self) -> Result<PathAsked> {
+        let protocol = match (self.protocol.as_deref(), self.port) {
+            (Some("tcp") | None, Some(port)) => PathProtocol::Tcp { port },
+            (Some("udp"), Some(port)) => PathProtocol::Udp { port },
+            (Some("icmp") | None, None) => PathProtocol::Icmp,
+            (Some("tcp" | "udp"), None) => {
+                return Err(Error::invalid("tcp and udp need a port; give ?port=").at("?port"));
+            }
+            (Some("icmp"), Some(_)) => {
+                return Err(Error::invalid("icmp has no ports; leave ?port= out").at("?port"));
+            }
+            (Some(other), _) => {
+                let other: String = other.chars().take(20).collect();
+                return Err(Error::invalid(format!("{other:?} is none of tcp, udp, icmp")).at("?protocol"));
+            }
+        };
+        Ok(PathAsked { to: self.to, packet: Asked { protocol, family: self.family, size: self.size } })
+    }
+}
+
+/// Explains how far a packet gets, hop by hop, from what nodes' kernels hold.
+#[utoipa::path(get, path = "/v1/vms/{vm}/path", tag = "vms",
+    params(("vm" = String, Path, description = "Name or id of the sender"), PathParameters),
+    responses((status = 200, body = PathExplanation)))]
+async fn explain_path(
+    State(app): State<Arc<App>>,
+    ctx: Ctx,
+    Path(vm): Path<String>,
+    Query(query): Query<PathParameters>,
+) -> Answer<Body<PathExplanation>> {
+    Ok(Body(app.explain_path(&ctx, &vm, &query.asked()?).await?))
 }
 
 /// A VM's user data.

@@ -15,6 +15,7 @@ pub mod keypair;
 pub mod list;
 pub mod network;
 pub mod node;
+pub mod path;
 pub mod project;
 pub mod replay;
 pub mod status;

@@ -9,6 +9,7 @@ mod lifecycle;
 mod link;
 mod listing;
 mod node;
+mod path;
 mod replay;
 mod silence;
 mod tenants;

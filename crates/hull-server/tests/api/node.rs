@@ -12,14 +12,16 @@ use hull_server::app::{
 };
 use hull_types::{
     Timestamp,
-    id::{NodeId, StreamId, VmId},
+    id::{NetworkId, NodeId, StreamId, VmId},
     link::{Desired, DesiredNetwork, DesiredVm, ExecResult, FromNode, NodeCall, NodeReply, PROTOCOL, ToNode},
     name::Name,
     node::{NodeFacts, NodeStatus},
+    path::{PathEnd, PathHop, PathQuery, PathReport, PathStart},
     units::Bytes,
     vm::{Accel, PowerTarget, VmPhase, VmStatus},
 };
 use tokio::{io::duplex, sync::mpsc, task::JoinHandle};
+use uuid::Uuid;
 
 /// What the node was told it shall hold.
 #[derive(Default)]
@@ -127,8 +129,24 @@ pub(crate) fn reply(call: NodeCall) -> NodeReply {
         }),
         NodeCall::Quiesce { .. } | NodeCall::Thaw { .. } => NodeReply::Count { count: 2 },
         NodeCall::Explain { .. } => NodeReply::Text { lines: vec!["qemu is happy".into()] },
+        NodeCall::ExplainPath { query, .. } => NodeReply::Path(Box::new(walked(query))),
         NodeCall::OpenStream { .. } | NodeCall::AgentPing { .. } | NodeCall::SetPassword { .. } => NodeReply::Done,
     }
+}
+
+/// A packet passes its network, then a network that is nobody's the caller knows, and leaves the cloud.
+fn walked(query: PathQuery) -> PathReport {
+    let hop = |place: &str, network, passes| PathHop {
+        place: place.to_owned(),
+        network: Some(network),
+        router: None,
+        part: "security groups".to_owned(),
+        told: format!("a rule of {place}"),
+        passes,
+    };
+    let PathStart::Port { network, .. } = query.start else { panic!("{query:?}") };
+    let hops = vec![hop("network default", network, true), hop("network theirs", NetworkId(Uuid::nil()), true)];
+    PathReport { hops, end: PathEnd::Outside, packet: query.packet }
 }
 
 pub(crate) fn take(node: NodeId, held: &Mutex<Held>, desired: Desired) -> Vec<VmStatus> {

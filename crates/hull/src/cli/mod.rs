@@ -30,7 +30,7 @@ mod vm_create;
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  a defect of Hull's (for `hull doctor`: something is broken)
+  1  a defect of Hull's (for `hull doctor`: something is broken; for `hull explain path`: it does not get there)
   2  wrong usage, or an invalid value
   3  not found
   4  exists already, or not possible in this state
