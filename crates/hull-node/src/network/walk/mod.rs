@@ -20,6 +20,7 @@
 
 mod packet;
 mod rules;
+mod seen;
 mod space;
 
 use std::{collections::HashMap, net::IpAddr};
@@ -280,13 +281,13 @@ impl Walk<'_> {
             self.pass(space, "snat", format!("it leaves as {}", self.packet.source));
         }
         if self.space(space)?.link(out).is_some_and(|link| link.is("bridge")) {
-            return self.from_bridge(space, out, next).await;
+            return self.out_by_bridge(space, out, next).await;
         }
         self.leave(space, out, next).await
     }
 
     /// A packet that the namespace itself sends out over its bridge.
-    async fn from_bridge(&mut self, space: &str, bridge: &str, next: IpAddr) -> Result<Step> {
+    async fn out_by_bridge(&mut self, space: &str, bridge: &str, next: IpAddr) -> Result<Step> {
         if space == HOST {
             self.pass(space, "host", format!("it leaves this node over {bridge}"));
             return Ok(Step::End(PathEnd::Outside));

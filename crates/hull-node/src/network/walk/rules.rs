@@ -21,19 +21,16 @@ use hull_types::{
 };
 use serde_json::Value;
 
-use super::packet::{Above, Packet, Tracking};
+use super::{
+    packet::{Packet, Tracking},
+    seen::{Seen, see},
+};
 
 /// How deep chains may jump (nftables' own limit is 16).
 const DEEPEST: usize = 16;
 
-/// The numbers nftables lists with `-nnn` (linux/if_ether.h, linux/socket.h, nf_conntrack_common.h).
-const ETHERTYPE: [u16; 2] = [0x0800, 0x86dd];
-const NFPROTO: [u128; 2] = [2, 10];
-const CT_NEW: u128 = 8;
-const CT_UNTRACKED: u128 = 64;
-const TCP_SYN: u128 = 2;
-const HOPS_LEFT: u128 = 64;
-const HOST: u64 = 0;
+/// `PACKET_HOST` of linux/if_packet.h.
+pub(super) const HOST: u64 = 0;
 
 /// A family of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,24 +95,12 @@ enum Outcome {
     Decided(Verdict, u64),
 }
 
-/// A part of a packet that rules look at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Seen {
-    Number(u128),
-    /// The two bytes behind the MACs. nft 1.0 lists them with their bytes swapped where numbers are asked for.
-    Ethertype(u16),
-    Address(IpAddr),
-    Mac(Mac),
-    Name(String),
-    Several(Vec<Seen>),
-}
-
-fn unknown(what: &Value) -> Error {
+pub(super) fn unknown(what: &Value) -> Error {
     let text: String = what.to_string().chars().take(200).collect();
     Error::unsupported(format!("a rule on this node does something that cannot be explained: {text}"))
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -229,7 +214,7 @@ impl Rules {
                 "set" | "ct count" if over_in(part) => return Ok(Outcome::Next),
                 "set" | "ct count" => {
                     // An element that cannot be made (of another family) does not match.
-                    let element = argument.get("elem").map(|elem| self.see(&chain.table, elem, packet));
+                    let element = argument.get("elem").map(|elem| see(elem, packet));
                     if let Some(Ok(None)) = element {
                         return Ok(Outcome::Next);
                     }
@@ -281,7 +266,7 @@ impl Rules {
     /// What a map (`{key, data}`) holds for the packet.
     fn look_up(&self, table: &TableId, map: &Value, packet: &Packet) -> Result<Option<Value>> {
         let (Some(key), Some(data)) = (map.get("key"), map.get("data")) else { return Err(unknown(map)) };
-        let Some(seen) = self.see(table, key, packet)? else { return Ok(None) };
+        let Some(seen) = see(key, packet)? else { return Ok(None) };
         for pair in self.members(table, data)? {
             let [pattern, value] = pair.as_array().map(Vec::as_slice).unwrap_or_default() else {
                 return Err(unknown(pair));
@@ -326,7 +311,7 @@ impl Rules {
         let (Some(left), Some(right)) = (argument.get("left"), argument.get("right")) else {
             return Err(unknown(argument));
         };
-        let Some(seen) = self.see(table, left, packet)? else { return Ok(false) };
+        let Some(seen) = see(left, packet)? else { return Ok(false) };
         let order = || match (&seen, number(right)) {
             (Seen::Number(seen), Some(right)) => Ok(seen.cmp(&right)),
             _ => Err(unknown(argument)),
@@ -390,43 +375,6 @@ impl Rules {
             }
         }
     }
-
-    /// The part of the packet an expression names; `None` where this packet has none (another protocol).
-    fn see(&self, table: &TableId, expression: &Value, packet: &Packet) -> Result<Option<Seen>> {
-        let Some((kind, argument)) = expression.as_object().and_then(|object| object.iter().next()) else {
-            return Err(unknown(expression));
-        };
-        match kind.as_str() {
-            "concat" => {
-                let parts = argument.as_array().ok_or_else(|| unknown(expression))?;
-                let mut several = Vec::with_capacity(parts.len());
-                for part in parts {
-                    let Some(seen) = self.see(table, part, packet)? else { return Ok(None) };
-                    several.push(seen);
-                }
-                Ok(Some(Seen::Several(several)))
-            }
-            "&" => {
-                let [inner, mask] = argument.as_array().map(Vec::as_slice).unwrap_or_default() else {
-                    return Err(unknown(expression));
-                };
-                match (self.see(table, inner, packet)?, number(mask)) {
-                    (Some(Seen::Number(seen)), Some(mask)) => Ok(Some(Seen::Number(seen & mask))),
-                    (None, _) => Ok(None),
-                    _ => Err(unknown(expression)),
-                }
-            }
-            "elem" => self.see(table, argument.get("val").unwrap_or(&Value::Null), packet),
-            "meta" => meta(text(argument, "key"), packet).map(Some).ok_or_else(|| unknown(expression)),
-            "ct" => connection(argument, packet).map(Some).ok_or_else(|| unknown(expression)),
-            // A raw look at bytes: rules use it for neighbour discovery only, which this packet is not.
-            "payload" if argument.get("base").is_some() => Ok(None),
-            "payload" => {
-                payload(text(argument, "protocol"), text(argument, "field"), packet).ok_or_else(|| unknown(expression))
-            }
-            _ => Err(unknown(expression)),
-        }
-    }
 }
 
 fn chain(object: &Value) -> Chain {
@@ -472,7 +420,7 @@ fn over_in(part: &Value) -> bool {
     inner.chain(part.get("ct count")).any(is_over)
 }
 
-fn number(value: &Value) -> Option<u128> {
+pub(super) fn number(value: &Value) -> Option<u128> {
     match value {
         Value::Number(number) => number.as_u64().map(u128::from),
         Value::String(text) => match text.strip_prefix("0x") {
@@ -512,81 +460,6 @@ fn address_fits(address: IpAddr, pattern: &Value) -> Result<bool> {
 
 fn unspecified(v4: bool) -> IpAddr {
     if v4 { std::net::Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() }
-}
-
-fn of_family<T: Copy>(pair: [T; 2], packet: &Packet) -> T {
-    if packet.is_v4() { pair[0] } else { pair[1] }
-}
-
-fn meta(key: &str, packet: &Packet) -> Option<Seen> {
-    Some(match key {
-        "iifname" | "iif" => Seen::Name(packet.came_by.clone()),
-        "oifname" | "oif" => Seen::Name(packet.leaves_by.clone()),
-        "ibrname" | "obrname" => Seen::Name(super::super::layout::BRIDGE.to_owned()),
-        "nfproto" => Seen::Number(of_family(NFPROTO, packet)),
-        "protocol" => Seen::Ethertype(of_family(ETHERTYPE, packet)),
-        "l4proto" => Seen::Number(packet.protocol().into()),
-        "mark" => Seen::Number(packet.mark.into()),
-        "length" => Seen::Number(packet.size.into()),
-        "pkttype" => Seen::Number(HOST.into()),
-        _ => return None,
-    })
-}
-
-fn connection(argument: &Value, packet: &Packet) -> Option<Seen> {
-    let translated = u128::from(packet.asked != packet.destination);
-    Some(match text(argument, "key") {
-        "state" if packet.tracking == Tracking::Untracked => Seen::Number(CT_UNTRACKED),
-        "state" => Seen::Number(CT_NEW),
-        // IPS_DST_NAT of nf_conntrack_common.h.
-        "status" => Seen::Number(translated << 5),
-        "mark" | "direction" => Seen::Number(0),
-        "daddr" | "ip daddr" | "ip6 daddr" if text(argument, "dir") == "original" => Seen::Address(packet.asked),
-        _ => return None,
-    })
-}
-
-/// `None` for a field that is not known here; `Some(None)` where the packet has no such header.
-#[allow(clippy::option_option, reason = "not known and not there are two answers")]
-fn payload(protocol: &str, field: &str, packet: &Packet) -> Option<Option<Seen>> {
-    let number = |number: u16| Seen::Number(number.into());
-    let in_family = |v4: bool, seen: Seen| (packet.is_v4() == v4).then_some(seen);
-    let ports = match packet.above {
-        Above::Tcp { source, destination } | Above::Udp { source, destination } => Some((source, destination)),
-        Above::Icmp { .. } => None,
-    };
-    let is_tcp = matches!(packet.above, Above::Tcp { .. });
-    let ports_of = |wanted: bool| ports.filter(|_| wanted);
-    let icmp = match packet.above {
-        Above::Icmp { kind, code } => Some((kind, code)),
-        Above::Tcp { .. } | Above::Udp { .. } => None,
-    };
-    Some(match (protocol, field) {
-        ("ether", "saddr") => Some(Seen::Mac(packet.from_mac)),
-        ("ether", "daddr") => Some(Seen::Mac(packet.to_mac)),
-        ("ether", "type") => Some(Seen::Ethertype(of_family(ETHERTYPE, packet))),
-        ("ip", "saddr") => in_family(true, Seen::Address(packet.source)),
-        ("ip", "daddr") => in_family(true, Seen::Address(packet.destination)),
-        ("ip6", "saddr") => in_family(false, Seen::Address(packet.source)),
-        ("ip6", "daddr") => in_family(false, Seen::Address(packet.destination)),
-        ("ip", "protocol") => in_family(true, Seen::Number(packet.protocol().into())),
-        ("ip6", "nexthdr") => in_family(false, Seen::Number(packet.protocol().into())),
-        ("ip", "ttl") => in_family(true, Seen::Number(HOPS_LEFT)),
-        ("ip6", "hoplimit") => in_family(false, Seen::Number(HOPS_LEFT)),
-        ("tcp", "flags") => is_tcp.then_some(Seen::Number(TCP_SYN)),
-        ("tcp", "sport") => ports_of(is_tcp).map(|(source, _)| number(source)),
-        ("tcp", "dport") => ports_of(is_tcp).map(|(_, destination)| number(destination)),
-        ("udp", "sport") => ports_of(!is_tcp).map(|(source, _)| number(source)),
-        ("udp", "dport") => ports_of(!is_tcp).map(|(_, destination)| number(destination)),
-        ("th", "sport") => ports.map(|(source, _)| number(source)),
-        ("th", "dport") => ports.map(|(_, destination)| number(destination)),
-        ("icmp", "type") if packet.is_v4() => icmp.map(|(kind, _)| number(kind.into())),
-        ("icmp", "code") if packet.is_v4() => icmp.map(|(_, code)| number(code.into())),
-        ("icmpv6", "type") if !packet.is_v4() => icmp.map(|(kind, _)| number(kind.into())),
-        ("icmpv6", "code") if !packet.is_v4() => icmp.map(|(_, code)| number(code.into())),
-        ("icmp" | "icmpv6" | "arp", _) => None,
-        _ => return None,
-    })
 }
 
 fn mangle(argument: &Value, packet: &mut Packet) -> Result<()> {
