@@ -27,7 +27,7 @@ use hull_types::{
     digest::Digest,
     error::Result,
     flavor::Resources,
-    id::{ImageId, NodeId, ProjectId, StreamId, VmId},
+    id::{ImageId, NodeId, PortId, ProjectId, StreamId, VmId},
     image::{ImageContent, ImageFormat},
     link::{Desired, DesiredNetwork, DesiredNic, DesiredVm, FromNode, NodeCall, NodeReply, StreamTarget, ToNode},
     meta::Meta,
@@ -319,5 +319,96 @@ async fn a_vm_lives_through_all_that_befalls_it_and_leaves_nothing_behind() {
     }
     let group = format!("/sys/fs/cgroup/hull/{}", vm.vm.id);
     assert!(!Path::new(&group).exists(), "{group}");
+    node.shutdown().await;
+}
+
+/// Makes what Hull wrote down as of another boot: the host's own name of its boot is not to be changed.
+fn of_another_boot(vms: &Path) {
+    let here = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    for vm in std::fs::read_dir(vms).unwrap() {
+        for file in ["vm.json", "vmm.json"] {
+            let path = vm.as_ref().unwrap().path().join(file);
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            std::fs::write(path, text.replace(here.trim(), "5ca1ab1e-0000-4000-8000-00000000b007")).unwrap();
+        }
+    }
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// The nearest to a reboot that a test may do: Hull is gone, then every QEMU and the networks; what is on disk names another boot.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reboot_of_the_host_vms_come_back_as_they_were() {
+    let mut world = World::new();
+    let mut network = network_kit::network(12);
+    let mut third = network.ports[0].clone();
+    (third.id, third.vm) = (PortId(Uuid::now_v7()), VmId(Uuid::now_v7()));
+    (third.mac.0[5], third.hostname) = (12, "vm12".into());
+    third.addresses = vec!["10.90.12.12".parse().unwrap(), "fd00:90:12::c".parse().unwrap()];
+    network.ports.push(third);
+    let wanted = [PowerTarget::Running, PowerTarget::Paused, PowerTarget::Stopped];
+    let vm = |(place, target): (usize, &PowerTarget)| {
+        let mut vm =
+            desired(&DesiredNetwork { ports: vec![network.ports[place].clone()], ..network.clone() }, &world.image);
+        vm.vm.power.target = *target;
+        // A host's reboot is not the VM's doing: what ran runs again whatever its policy.
+        vm.vm.restart = RestartPolicy::Never;
+        vm
+    };
+    let vms: Vec<DesiredVm> = wanted.iter().enumerate().map(vm).collect();
+    let vms: Vec<&DesiredVm> = vms.iter().collect();
+    let phases = [VmPhase::Running, VmPhase::Paused, VmPhase::Stopped];
+
+    let node = world.node().await;
+    world.tell(&vms, &[&network]).await;
+    let mut pids = Vec::new();
+    for (vm, phase) in vms.iter().zip(phases) {
+        pids.extend(world.until_phase(vm, phase).await.vmm.map(|vmm| vmm.pid));
+    }
+    let _pids: Vec<EndAtLast> = pids.iter().map(|pid| EndAtLast(*pid)).collect();
+    assert_eq!(pids.len(), 2, "the stopped one has no process");
+
+    node.shutdown().await;
+    for pid in &pids {
+        kill(*pid);
+    }
+    let end = Instant::now() + DEADLINE;
+    while pids.iter().any(|pid| alive(*pid)) {
+        assert!(Instant::now() < end, "QEMU outlives SIGKILL");
+        sleep(Duration::from_millis(50)).await;
+    }
+    of_another_boot(&world.dir.path().join("vms"));
+    let namespace = world.bench.namespace(network.id);
+    assert!(std::process::Command::new("ip").args(["netns", "del", &namespace]).status().unwrap().success());
+
+    // No server has said anything yet: the node goes by its records.
+    let node = world.node().await;
+    let mut again = Vec::new();
+    for (vm, phase) in vms.iter().zip(phases) {
+        let back = world.until_phase(vm, phase).await;
+        let ran = phase != VmPhase::Stopped;
+        assert_eq!(back.last_exit.map(|exit| exit.cause), ran.then_some(ExitCause::HostReboot), "{phase:?}");
+        assert_eq!((back.restarts, back.vmm.is_some()), (0, ran), "{phase:?}");
+        again.extend(back.vmm.map(|vmm| vmm.pid));
+    }
+    let _again: Vec<EndAtLast> = again.iter().map(|pid| EndAtLast(*pid)).collect();
+    assert!(again.iter().all(|pid| alive(*pid) && !pids.contains(pid)));
+    world.console_shows(vms[0], READY).await;
+    world.greeted(vms[0]).await;
+
+    let gone = |vm: &DesiredVm| {
+        let mut vm = vm.clone();
+        (vm.vm.deleted_at, vm.revision) = (Some(Timestamp::now()), vm.revision + 1);
+        vm
+    };
+    let gone: Vec<DesiredVm> = vms.iter().map(|vm| gone(vm)).collect();
+    world.tell(&gone.iter().collect::<Vec<_>>(), &[&network]).await;
+    for vm in &gone {
+        world.until_phase(vm, VmPhase::Gone).await;
+    }
+    assert!(again.iter().all(|pid| !alive(*pid)));
     node.shutdown().await;
 }
