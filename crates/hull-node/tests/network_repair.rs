@@ -158,3 +158,39 @@ async fn a_tap_belongs_to_one_holder_and_can_be_taken_over() {
     let again = bench.guest(&network, 0).await;
     again.dhcp().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwarding_goes_off_with_the_last_network_where_hull_turned_it_on() {
+    let setting = |bench: &Bench| {
+        let text = bench.host.run("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding").unwrap();
+        text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (before, after) in [("0", ["0", "0"]), ("1", ["1", "0"])] {
+        let mut bench = Bench::new();
+        let line = format!("sysctl -qw net.ipv6.conf.all.forwarding=0 net.ipv4.ip_forward={before}");
+        bench.host.run(&line).unwrap();
+        let (one, other) = (network(34), network(35));
+        bench.networks.apply(&one).await.unwrap();
+        bench.networks.apply(&other).await.unwrap();
+        assert_eq!(setting(&bench), ["1", "1"]);
+        bench.networks.remove(one.id).await.unwrap();
+        assert_eq!(setting(&bench), ["1", "1"], "the other one needs it");
+        // Another life of Hull's knows it as well.
+        bench.restart();
+        bench.networks.apply(&other).await.unwrap();
+        bench.networks.remove(other.id).await.unwrap();
+        assert_eq!(setting(&bench), after, "as it was before Hull came: {before}");
+        assert_eq!(bench.traces(), [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwarding_stays_on_while_another_hull_has_networks_on_the_host() {
+    let bench = Bench::new();
+    bench.host.run("sysctl -qw net.ipv4.ip_forward=0").unwrap();
+    let network = network(36);
+    bench.networks.apply(&network).await.unwrap();
+    bench.host.run("nft add table inet other_host").unwrap();
+    bench.networks.remove(network.id).await.unwrap();
+    assert_eq!(bench.host.run("sysctl -n net.ipv4.ip_forward").unwrap().trim(), "1");
+}

@@ -19,6 +19,7 @@ use hull_types::{
 use ipnet::IpNet;
 
 use super::{
+    forwarding,
     layout::{LinkAddresses, LinkRange, Prefix, UPLINK},
     links::{Links, Shape},
     netns::Netns,
@@ -79,8 +80,8 @@ impl Host {
         Ok(())
     }
 
-    /// Takes the network's link away (the kernel takes both ends, addresses and routes with it), and the host's rules
-    /// with the last one.
+    /// Takes the network's link away (the kernel takes both ends, addresses and routes with it), and with the last one the
+    /// host's rules and settings.
     pub(crate) async fn link_down(&self, network: NetworkId) -> Result<()> {
         let outer = Links::open(&self.namespace).await?;
         outer.delete(&self.prefix.host_link(network)).await?;
@@ -97,7 +98,7 @@ impl Host {
             })
             .await??;
         let _ = std::fs::remove_file(self.memory());
-        Ok(())
+        forwarding::turn_off(&self.namespace, self.settings()).await
     }
 
     fn table(&self) -> String {
@@ -108,31 +109,17 @@ impl Host {
         self.state.join("host.rules")
     }
 
+    /// What Hull changed of the host's own settings.
+    fn settings(&self) -> PathBuf {
+        self.state.join("forwarding.json")
+    }
+
     /// Forwarding and the host's rules.
     async fn prepare(&self) -> Result<()> {
-        self.forwarding().await?;
+        forwarding::turn_on(&self.namespace, self.settings()).await?;
         let table = self.table();
         let text = rules::host_rules(&table, &self.prefix.host_links(), &self.range);
         nft::keep(&self.namespace, vec![format!("inet {table}")], text, self.memory()).await.map(drop)
-    }
-
-    async fn forwarding(&self) -> Result<()> {
-        const V4: &str = "ipv4/ip_forward";
-        const V6: &str = "ipv6/conf/all/forwarding";
-        for key in [V4, V6] {
-            let Some(now) = self.namespace.read_sysctl(key).await? else { continue };
-            if now == "1" {
-                continue;
-            }
-            if key == V6 {
-                // A forwarding host ignores router advertisements unless told to heed them (2): without this it would
-                // lose its own IPv6 default route.
-                self.namespace.run(heed_advertisements).await?;
-            }
-            tracing::info!("turning net/{key} on: guests' packets pass through this host");
-            self.namespace.sysctl(vec![(key.to_owned(), "1")]).await?;
-        }
-        Ok(())
     }
 
     async fn addresses(&self, network: NetworkId, outer: &Links) -> Result<LinkAddresses> {
@@ -200,15 +187,4 @@ pub(crate) fn quiet_link(link: &str) -> Vec<(String, &'static str)> {
         // 1: no link-local address is made; a /127 needs none.
         (v6("addr_gen_mode"), "1"),
     ]
-}
-
-/// Settings whose devices come and go meanwhile are no concern.
-fn heed_advertisements() {
-    let Ok(devices) = std::fs::read_dir("/proc/sys/net/ipv6/conf") else { return };
-    for device in devices.flatten() {
-        let setting = device.path().join("accept_ra");
-        if std::fs::read_to_string(&setting).is_ok_and(|now| now.trim() == "1") {
-            let _ = std::fs::write(&setting, "2");
-        }
-    }
 }

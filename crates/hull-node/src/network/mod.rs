@@ -18,6 +18,7 @@ mod dns;
 mod explain;
 #[cfg(test)]
 mod fixture;
+mod forwarding;
 mod host;
 mod keeper;
 mod layout;
