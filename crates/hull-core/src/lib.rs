@@ -13,10 +13,12 @@
 //! simulator replays a failure from its seed. One noun, one module.
 
 pub mod call;
+pub mod certificate;
 pub mod change;
 pub mod check;
 pub mod event;
 pub mod flavor;
+pub mod hostname;
 pub mod image;
 pub mod ipam;
 pub mod keypair;
@@ -28,6 +30,7 @@ pub mod placement;
 pub mod project;
 pub mod quota;
 pub mod restart;
+pub mod retention;
 pub mod vm;
 
 #[cfg(test)]

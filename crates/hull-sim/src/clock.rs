@@ -36,4 +36,8 @@ impl hull_node::host::Clock for SimClock {
     fn now(&self) -> Timestamp {
         SimClock::now(self)
     }
+
+    fn uptime(&self) -> std::time::Duration {
+        self.zero.elapsed()
+    }
 }

@@ -18,7 +18,7 @@ use hull_types::{
 };
 
 use super::{
-    create::{name_claim, port_claims},
+    create::{hostname_claims, name_claim, port_claims},
     state::{DELETE_WAITS, NodeSeen},
 };
 use crate::{
@@ -91,7 +91,7 @@ pub fn due(
         None => Due::Now("its node was removed".to_owned()),
         Some(NodeSeen { silent_since: None, .. }) => Due::WhenGone,
         Some(NodeSeen { name, silent_since: Some(since) }) => {
-            let goes = since.max(asked) + DELETE_WAITS;
+            let goes = goes(since, asked, now);
             if now < goes {
                 return Due::At(goes);
             }
@@ -99,6 +99,14 @@ pub fn due(
             Due::Now(format!("node {name} does not answer since {since}; what is left there goes when it returns"))
         }
     }
+}
+
+/// When the record of a VM on a silent node goes: [`DELETE_WAITS`] after the wish, or after the silence began where that
+/// came later. A time far in the future tells that the clock was set back: how long it has been is not known then, and the
+/// record goes now rather than in years (the node tears down what it does not know when it returns).
+pub(super) fn goes(silent_since: Timestamp, asked: Timestamp, now: Timestamp) -> Timestamp {
+    let began = silent_since.max(asked);
+    if began > now.saturating_add(DELETE_WAITS).unwrap_or(now) { now } else { began + DELETE_WAITS }
 }
 
 /// Everything of a VM's goes, in one transaction: documents, ports, claims, quota; history stays.
@@ -115,6 +123,7 @@ pub fn purge(plan: &Deleting<'_>, why: &str, call: &mut Call<'_>) -> Changes {
         .and(Write::DeleteVmStatus(vm.id))
         .and(Write::Release(name_claim(vm)))
         .and(Write::PutUsage { project, usage: quota::subtract(plan.usage, held) });
+    hostname_claims(vm, plan.ports).for_each(|claim| changes.push(Write::Release(claim)));
     for port in plan.ports {
         changes = changes.unchanged(Doc::Port(port.id)).and(Write::DeletePort(port.id));
         port_claims(port).for_each(|claim| changes.push(Write::Release(claim)));

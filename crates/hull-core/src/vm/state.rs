@@ -180,7 +180,7 @@ fn deleting(seen: &Seen<'_>, asked: Timestamp) -> Reason {
     let silent = seen.node.and_then(|node| Some((node.name, node.silent_since?)));
     match silent {
         Some((name, since)) => {
-            let goes = since.max(asked) + DELETE_WAITS;
+            let goes = super::delete::goes(since, asked, seen.now);
             let message = format!(
                 "node {name} does not answer since {}; its record goes without it at {}, and what is left there when it returns",
                 clock(since, seen.now),

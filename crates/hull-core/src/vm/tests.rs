@@ -1,6 +1,7 @@
 //! State, deletion, placement and reports, each combination in a table.
 
 use hull_types::{
+    Timestamp,
     id::NodeId,
     name::Name,
     network::Mac,
@@ -185,7 +186,7 @@ fn held() -> Usage {
 
 fn check_purged(changes: &Changes) {
     let releases = changes.writes.iter().filter(|write| matches!(write, Write::Release(_))).count();
-    assert_eq!(releases, 3, "name, MAC, address");
+    assert_eq!(releases, 4, "name, host name, MAC, address");
     assert!(changes.writes.contains(&Write::PutUsage { project: vm().meta.project, usage: Usage::default() }));
     for write in [Write::DeleteVm(vm().id), Write::DeletePlacement(vm().id), Write::DeleteVmStatus(vm().id)] {
         assert!(changes.writes.contains(&write), "{write:?}");
@@ -237,6 +238,24 @@ fn a_record_goes_when_its_node_is_done_or_has_had_its_time() {
     assert_eq!(due(None, silent(20), 60), Due::At(at(20) + DELETE_WAITS), "or from the silence");
     assert!(matches!(due(None, silent(20), 80), Due::Now(_)));
     assert!(matches!(due(None, None, 1), Due::Now(_)), "the node's record is gone");
+}
+
+#[test]
+fn a_clock_set_back_by_years_holds_no_deletion_up() {
+    const YEARS: i64 = 10 * 365 * 86_400;
+    let (name, placed) = (name("n1"), placement());
+    let vm = hull_types::vm::Vm { deleted_at: Some(NOW), ..vm() };
+    let due = |since, now| {
+        let silent = NodeSeen { name: &name, silent_since: Some(at(since)) };
+        delete::due(&vm, Some(&placed), None, Some(silent), at(now))
+    };
+    assert!(matches!(due(0, -YEARS), Due::Now(_)), "asked in a future that may not come for years");
+    assert!(matches!(due(YEARS, 30), Due::Now(_)), "or silent since then");
+    assert!(matches!(due(0, YEARS), Due::Now(_)));
+    // Nodes' clocks differ by seconds.
+    assert_eq!(due(40, 10), Due::At(at(40) + DELETE_WAITS));
+    let told = seen(&vm, None, Some(YEARS), &name).reason.unwrap();
+    assert!(told.deadline.unwrap() <= at(100) + DELETE_WAITS, "what is told agrees: {told:?}");
 }
 
 #[test]
@@ -321,4 +340,23 @@ fn a_rename_moves_the_claim_and_keeps_the_host_name() {
     assert_eq!(renamed.writes.iter().filter_map(claimed).collect::<Vec<_>>(), ["-web", "+db"]);
     assert_eq!(renamed.vms().next().unwrap().hostname, "web");
     assert!(wish(VmUpdate { description: Some("x".repeat(5000)), ..VmUpdate::default() }).is_err());
+}
+
+#[test]
+fn a_failure_that_repeats_itself_is_told_less_and_less() {
+    let (vm, ports, placed, mut fresh) = (vm(), [port()], placement(), Seeded::new(1));
+    let plan = Deleting { vm: &vm, placement: Some(&placed), ports: &ports, usage: held() };
+    let mut told = |failures, message: &str, deadline: Option<Timestamp>| {
+        let mut reason = Reason::new(ReasonCode::StartFailed, message, NOW);
+        reason.deadline = deadline;
+        let failed = VmStatus { reason: Some(reason), failures, ..status(VmPhase::Failed) };
+        let verdict = report(Some(&plan), Some(&status(VmPhase::Starting)), &failed, &mut call(&mut fresh));
+        let Verdict::Take(changes) = verdict else { panic!("it is taken, told or not") };
+        changes.writes.iter().any(|write| matches!(write, Write::Event(_)))
+    };
+    let soon = Some(at(1));
+    let tries: Vec<u32> = (1..=40).filter(|&failures| told(failures, "no such machine", soon)).collect();
+    assert_eq!(tries, [1, 2, 4, 8, 16, 32]);
+    assert!(told(1, "another reason", soon), "counted from there");
+    assert!(told(10, "no such machine (given up after 10 attempts)", None));
 }

@@ -2,7 +2,8 @@
 //!
 //! A wall clock may be set: by an operator, by NTP after a long sleep, by a firmware that lost it. A guest's grace must not
 //! end early by that, nor a restart wait for a day. So the wall clock is read once, and time goes on from there by the
-//! kernel's uptime; the next start of Hull reads it anew.
+//! kernel's uptime; the next start of Hull reads it anew, and brings what was recorded by the last one's clock over to its
+//! own ([`crate::plan::stamp`]).
 
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use rustix::time::{ClockId, clock_gettime};
 pub trait Clock: Send + Sync + 'static {
     /// The time.
     fn now(&self) -> Timestamp;
+
+    /// Time since the host's boot, by a clock that nobody can set and that [`Clock::now`] goes on by.
+    fn uptime(&self) -> Duration;
 }
 
 /// The host's clock as it was when this was made, going on by the kernel's uptime.
@@ -43,6 +47,10 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         self.at(uptime())
+    }
+
+    fn uptime(&self) -> Duration {
+        uptime()
     }
 }
 

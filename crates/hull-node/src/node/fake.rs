@@ -45,6 +45,10 @@ pub(super) struct State {
     pub(super) records: BTreeMap<VmId, Record>,
     pub(super) told_networks: Vec<DesiredNetwork>,
     pub(super) boot: u32,
+    /// How far the wall's clock was set, in seconds.
+    pub(super) wall: i64,
+    /// Guests do not heed the power button.
+    pub(super) deaf: bool,
     /// Making disks never ends.
     pub(super) disks_hang: bool,
     /// Networks cannot be made.
@@ -93,7 +97,11 @@ impl FakeHost {
 
 impl Clock for FakeHost {
     fn now(&self) -> Timestamp {
-        Timestamp::from_second(1_700_000_000).unwrap() + self.epoch.elapsed()
+        Timestamp::from_second(1_700_000_000 + self.with(|state| state.wall)).unwrap() + self.epoch.elapsed()
+    }
+
+    fn uptime(&self) -> Duration {
+        self.epoch.elapsed()
     }
 }
 
@@ -117,6 +125,7 @@ pub(super) struct FakeVmm {
     pub(super) pid: u32,
     pub(super) state: watch::Sender<RunState>,
     now: Timestamp,
+    deaf: bool,
 }
 
 impl FakeVmm {
@@ -147,7 +156,8 @@ impl Hypervisor for FakeHost {
             assert!(!state.processes.contains_key(&spec.vm), "a second process for one VM");
             state.started += 1;
             let first = if spec.paused { RunState::Paused } else { RunState::Running };
-            let vmm = Arc::new(FakeVmm { pid: state.started, state: watch::channel(first).0, now });
+            let deaf = state.deaf;
+            let vmm = Arc::new(FakeVmm { pid: state.started, state: watch::channel(first).0, now, deaf });
             state.processes.insert(spec.vm, vmm.clone());
             Ok(vmm as Arc<dyn Vmm>)
         })
@@ -181,6 +191,9 @@ impl Vmm for FakeVmm {
         self.set(RunState::Paused)
     }
     async fn power_button(&self) -> Result<()> {
+        if self.deaf {
+            return Ok(());
+        }
         self.set(RunState::GuestShutdown)
     }
     async fn reset(&self) -> Result<()> {

@@ -189,6 +189,66 @@ async fn without_a_server_vms_come_back_after_a_reboot_of_the_host() {
     node.shutdown().await;
 }
 
+/// While Hull is away someone sets the clock.
+const YEARS: i64 = 10 * 365 * 86_400;
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_waits_comes_in_time_though_the_clock_was_set_while_hull_was_away() {
+    for moved in [YEARS, -YEARS] {
+        let (host, mut server, node, vm) = running().await;
+        for n in 1..=5 {
+            host.with(|state| state.processes[&vm.vm.id].exit(ExitCause::Died));
+            server.until(&vm, |status| status.restarts == n).await;
+            if n < 5 {
+                let again = |status: &VmStatus| status.restarts == n && status.phase == VmPhase::Running;
+                server.until(&vm, again).await;
+            }
+        }
+        node.shutdown().await;
+        host.with(|state| state.wall += moved);
+        let before = tokio::time::Instant::now();
+        let mut server = Server::new();
+        let node = start(&host, &server).await;
+        server.accept().await;
+        server.tell(all(&[&vm])).await;
+        let waiting = server.until(&vm, |status| status.reason.is_some()).await.reason.unwrap();
+        let left = waiting.deadline.unwrap().duration_since(host.now());
+        assert!((1..=16).contains(&left.as_secs()), "{moved}: {waiting:?} {left}");
+        server.until_phase(&vm, VmPhase::Running).await;
+        let took = before.elapsed().as_secs();
+        assert!((10..=30).contains(&took), "{moved}: after {took} s");
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_does_not_heed_is_forced_in_time_though_the_clock_was_set_while_hull_was_away() {
+    for moved in [YEARS, -YEARS] {
+        let (host, mut server, vm) = (FakeHost::new(), Server::new(), desired());
+        host.with(|state| state.deaf = true);
+        let node = start(&host, &server).await;
+        server.accept().await;
+        server.tell(all(&[&vm])).await;
+        server.until_phase(&vm, VmPhase::Running).await;
+        let vm = power(&vm, PowerTarget::Stopped);
+        server.tell(all(&[&vm])).await;
+        let asked = tokio::time::Instant::now();
+        server.until(&vm, |status| status.phase == VmPhase::Stopping && status.reason.is_some()).await;
+        sleep(Duration::from_secs(5)).await;
+        node.shutdown().await;
+        host.with(|state| state.wall += moved);
+        let mut server = Server::new();
+        let node = start(&host, &server).await;
+        server.accept().await;
+        server.tell(all(&[&vm])).await;
+        let stopped = server.until_phase(&vm, VmPhase::Stopped).await;
+        assert_eq!(stopped.last_exit.unwrap().cause, ExitCause::Requested);
+        let took = asked.elapsed().as_secs();
+        assert!((30..=35).contains(&took), "{moved}: forced after {took} s, its grace being 30");
+        node.shutdown().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_link_is_dialled_again_and_what_it_missed_is_made_good() {
     let (host, mut server, node, vm) = running().await;

@@ -45,6 +45,7 @@ use crate::hypervisor::{Resized, RunState};
 mod absent;
 mod alive;
 pub mod record;
+pub mod stamp;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

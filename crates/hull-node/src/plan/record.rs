@@ -18,7 +18,7 @@ use hull_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Act, Note, Step, StepOutcome, secs};
+use super::{Act, Note, Step, StepOutcome, secs, stamp::Stamp};
 
 /// The root disk that is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,10 +118,16 @@ pub struct Trouble {
     pub revision: u64,
     /// How often in a row.
     pub failures: u32,
+    /// How often of those, lately, for the same reason.
+    #[serde(default)]
+    pub alike: u32,
     /// When it is tried again; none where it was given up.
     pub retry_at: Option<Timestamp>,
     /// Why it failed.
     pub reason: Reason,
+    /// The same, as the step itself said it.
+    #[serde(default)]
+    pub cause: String,
 }
 
 /// The machine was halted by a disk error.
@@ -179,6 +185,8 @@ pub struct Record {
     pub trouble: Option<Trouble>,
     /// A disk error halted it.
     pub io: Option<IoTrouble>,
+    /// When this was last written.
+    pub stamp: Option<Stamp>,
 }
 
 impl Default for Record {
@@ -212,6 +220,7 @@ impl Record {
             restart_at: None,
             trouble: None,
             io: None,
+            stamp: None,
         }
     }
 
@@ -279,7 +288,7 @@ impl Record {
             Step::Resize { to } => self.resized(*to, outcome),
             Step::ResumeAfterIoError => {
                 let resumes = self.io.map_or(0, |io| io.resumes) + 1;
-                self.io = Some(IoTrouble { resumes, next_at: now + pause(resumes, 60) });
+                self.io = Some(IoTrouble { resumes, next_at: now + pause(resumes, IO_PAUSE_MOST) });
             }
             Step::TearDown => self.torn_down(),
             Step::Resume | Step::Pause | Step::Quit | Step::Clear => {}
@@ -411,6 +420,12 @@ impl Record {
             Some(trouble) if trouble.act == act && trouble.revision == revision => trouble.failures + 1,
             _ => 1,
         };
+        let alike = match &self.trouble {
+            Some(trouble) if failures > 1 && trouble.reason.code == code && trouble.cause == error.detail => {
+                trouble.alike + 1
+            }
+            _ => 1,
+        };
         let gives_up = act.attempts(error.kind).is_some_and(|most| failures >= most);
         let retry_at = (!gives_up).then(|| now + pause(failures, act.longest_pause()));
         let message = if gives_up && failures > 1 {
@@ -423,9 +438,12 @@ impl Record {
         if gives_up && matches!(act, Act::Prepare | Act::Start | Act::Suspend) {
             self.power_seq = self.wanted().map_or(self.power_seq, |desired| desired.vm.power.seq);
         }
-        self.trouble = Some(Trouble { act, revision, failures, retry_at, reason });
+        self.trouble = Some(Trouble { act, revision, failures, alike, retry_at, reason, cause: error.detail.clone() });
     }
 }
+
+/// The longest wait before a machine halted by a disk error is let go on again, in seconds.
+pub(super) const IO_PAUSE_MOST: i64 = 60;
 
 /// The wait after the `n`th failure in a row: 1 s, 2 s, 4 s, … up to `most` seconds.
 fn pause(n: u32, most: i64) -> jiff::SignedDuration {
@@ -445,7 +463,7 @@ impl Act {
         }
     }
 
-    const fn longest_pause(self) -> i64 {
+    pub(super) const fn longest_pause(self) -> i64 {
         match self {
             Self::Prepare | Self::Start | Self::Tune | Self::Tidy => 300,
             Self::Stop | Self::Suspend | Self::TearDown => 30,

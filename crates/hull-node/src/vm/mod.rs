@@ -30,7 +30,7 @@ use tokio::{
 use crate::{
     hypervisor::{RunState, Vmm},
     node::{Drivers, networks::Keeper},
-    plan::{Act, Note, Observed, Plan, Process, Step, plan, record::Record},
+    plan::{Act, Note, Observed, Plan, Process, Step, plan, record::Record, stamp::Stamp},
 };
 
 mod act;
@@ -86,6 +86,12 @@ impl Shared {
     pub(crate) fn now(&self) -> Timestamp {
         self.drivers.clock.now()
     }
+
+    /// Now, by both clocks.
+    pub(crate) fn stamp(&self) -> Stamp {
+        let clock = &self.drivers.clock;
+        Stamp { boot_id: self.boot_id.clone(), uptime: clock.uptime(), wall: clock.now() }
+    }
 }
 
 /// The way to a VM's task.
@@ -96,7 +102,13 @@ pub(crate) struct VmHandle {
 }
 
 /// Starts the task of a VM.
-pub(crate) fn spawn(shared: Arc<Shared>, record: Record, what: What, tasks: &mut tokio::task::JoinSet<()>) -> VmHandle {
+pub(crate) fn spawn(
+    shared: Arc<Shared>,
+    mut record: Record,
+    what: What,
+    tasks: &mut tokio::task::JoinSet<()>,
+) -> VmHandle {
+    record.resume(shared.stamp());
     let (wish, wishes) = watch::channel(Wish { number: 0, what });
     let (live, vmm) = watch::channel(None);
     let task = Task { shared, record, wishes, heeded: 0, live, seen: None, metadata_told: None, reported: None };
@@ -207,7 +219,8 @@ impl Task {
         if before != self.record { self.save().await } else { Ok(()) }
     }
 
-    async fn save(&self) -> Result<()> {
+    async fn save(&mut self) -> Result<()> {
+        self.record.stamp = Some(self.shared.stamp());
         self.shared.drivers.records.save(&self.record).await
     }
 

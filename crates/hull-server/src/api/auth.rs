@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::{extract::parameter, problem::Refusal};
 use crate::{
-    app::{App, ctx::Caller},
+    app::{App, ctx::Caller, token::works},
     tls::Peer,
 };
 
@@ -81,11 +81,11 @@ impl Gate {
             .cache()
             .read(|state| {
                 let token = state.token_by_secret(&digest)?;
-                token.expires_at.is_none_or(|until| now < until).then(|| Caller::bearer(token))
+                works(token.created_at, token.expires_at, now).then(|| Caller::bearer(token))
             })
             .ok_or_else(|| {
                 Error::unauthenticated(
-                    "the token is unknown or has expired; an admin makes a new one with `hull token create`",
+                    "the token is unknown or has expired (or the server's clock is before it was made); an admin makes a new one with `hull token create`",
                 )
             })
     }

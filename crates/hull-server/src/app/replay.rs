@@ -24,6 +24,16 @@ pub(crate) struct Replay {
     fingerprint: Digest,
     answer: Value,
     pub(crate) at: Timestamp,
+    /// The answered call's revision, where this was written anew since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+}
+
+impl Replay {
+    /// The same answer, dated anew; `modified` is when it was last written.
+    pub(crate) fn dated(self, at: Timestamp, modified: u64) -> Self {
+        Self { at, revision: self.revision.or(Some(modified)), ..self }
+    }
 }
 
 impl App {
@@ -42,7 +52,7 @@ impl App {
         }
         let answer = serde_json::from_value(found.value.answer)
             .map_err(|e| Error::internal(format!("the answer stored for this key cannot be read: {e}")))?;
-        Ok(Some(Done { answer, revision: found.modified.0 }))
+        Ok(Some(Done { answer, revision: found.value.revision.unwrap_or(found.modified.0) }))
     }
 
     /// Stores the answer with the change.
@@ -52,6 +62,6 @@ impl App {
             serde_json::to_value(answer).map_err(|e| Error::internal(format!("the answer has no JSON form: {e}")))?;
         let key = keys::replay(ctx.caller.token(), &replay.key);
         plan.when(Compare::Absent(key.clone().into()), None);
-        plan.put(key, &Replay { fingerprint: replay.fingerprint, answer, at: self.env.now() })
+        plan.put(key, &Replay { fingerprint: replay.fingerprint, answer, at: self.env.now(), revision: None })
     }
 }

@@ -112,8 +112,16 @@ pub fn vni(vni: Vni) -> String {
     format!("vni/{vni}")
 }
 
+/// The key that keeps a host name unique in its network.
+pub fn hostname(network: NetworkId, hostname: &str) -> String {
+    format!("hostname/{network}/{hostname}")
+}
+
 /// The prefix of all replays.
 pub const REPLAYS: &str = "idempotency/";
+
+/// When the server last looked for what is old, by the clock of then.
+pub const LOOKED: &str = "retention/looked";
 
 /// The key of one replay. Callers over the local socket have no token and share one space.
 pub fn replay(token: Option<TokenId>, key: &str) -> String {

@@ -23,11 +23,16 @@ pub(crate) struct Cloud {
 
 impl Cloud {
     pub(crate) async fn start() -> Self {
+        Self::start_in(Env::system()).await
+    }
+
+    /// One whose clock, ids and randomness are the test's.
+    pub(crate) async fn start_in(env: Env) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let images = Arc::new(ImageStore::open(dir.path().join("images"), Limits::default()).await.unwrap());
         let config = Config { listen: Some("127.0.0.1:0".parse().unwrap()), ..Config::new(dir.path()) };
         let store = Arc::new(MemoryStore::new());
-        let handle = Server::start(config, store.clone(), Some(images), Env::system()).await.unwrap();
+        let handle = Server::start(config, store.clone(), Some(images), env).await.unwrap();
         let token = std::fs::read_to_string(dir.path().join("admin-token")).unwrap().trim().to_owned();
         let client = Client { http: http(dir.path(), None), addr: handle.addr.unwrap(), token: Some(token) };
         Self { handle, client, dir, store }
@@ -82,7 +87,7 @@ pub(crate) fn tls(ca: &[u8], identity: Option<(&str, &str)>) -> ClientConfig {
     }
 }
 
-fn http(dir: &std::path::Path, identity: Option<(&str, &str)>) -> reqwest::Client {
+pub(crate) fn http(dir: &std::path::Path, identity: Option<(&str, &str)>) -> reqwest::Client {
     let ca = std::fs::read(dir.join("pki/ca.pem")).unwrap();
     reqwest::Client::builder().tls_backend_preconfigured(tls(&ca, identity)).build().unwrap()
 }

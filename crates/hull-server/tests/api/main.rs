@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bad_input;
+mod clock;
 mod cloud;
 mod contract;
 mod images;
+mod joining;
 mod lifecycle;
 mod link;
 mod listing;

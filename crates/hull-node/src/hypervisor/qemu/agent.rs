@@ -48,6 +48,9 @@ pub(super) struct Agent {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Frozen {
     until: Timestamp,
+    /// For so long. No thaw waits longer, whatever the wall clock was set to meanwhile.
+    #[serde(default)]
+    within: Duration,
 }
 
 impl Agent {
@@ -98,9 +101,9 @@ impl Agent {
     /// Freezes the guest's file systems, and thaws them after the deadline whatever happens to the caller or to Hull.
     pub(super) async fn quiesce(agent: &Arc<Self>, deadline: Duration) -> Result<u64> {
         let until = Timestamp::now() + deadline;
-        write_durably(&agent.frozen, &Frozen { until })
+        write_durably(&agent.frozen, &Frozen { until, within: deadline })
             .map_err(|error| Error::internal(format!("cannot write down that the guest is frozen: {error}")))?;
-        agent.clone().thaw_at(until);
+        agent.clone().thaw_after(deadline, until);
         match agent.call(FREEZE_DEADLINE, "guest-fsfreeze-freeze", json!({})).await {
             Ok(count) => count.as_u64().ok_or_else(|| nonsense("guest-fsfreeze-freeze")),
             Err(error) => {
@@ -122,22 +125,29 @@ impl Agent {
     /// An earlier Hull may have frozen the guest and died.
     pub(super) fn resume_thaw(agent: &Arc<Self>) {
         match read::<Frozen>(&agent.frozen) {
-            Ok(Some(frozen)) => agent.clone().thaw_at(frozen.until),
+            Ok(Some(Frozen { until, within })) => {
+                let left = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
+                agent.clone().thaw_after(left.min(within), until);
+            }
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot read whether the guest is frozen: thawing it");
-                agent.clone().thaw_at(Timestamp::now());
+                agent.clone().thaw_after(Duration::ZERO, Timestamp::now());
             }
         }
     }
 
-    fn thaw_at(self: Arc<Self>, until: Timestamp) {
+    fn thaw_after(self: Arc<Self>, left: Duration, until: Timestamp) {
         tokio::spawn(async move {
-            sleep(Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default()).await;
-            // Thawed meanwhile, or frozen anew with a later deadline: not ours any more.
-            if read::<Frozen>(&self.frozen).is_ok_and(|frozen| frozen.is_some_and(|frozen| frozen.until <= until))
-                && let Err(error) = self.thaw().await
-            {
+            sleep(left).await;
+            let ours = match read::<Frozen>(&self.frozen) {
+                Ok(Some(frozen)) => frozen.until == until,
+                Ok(None) => false,
+                // What cannot be read does not say that somebody else will thaw it.
+                Err(_) => true,
+            };
+            // Thawed meanwhile, or frozen anew with a deadline of its own: not ours any more.
+            if ours && let Err(error) = self.thaw().await {
                 tracing::warn!(%error, "cannot thaw a guest after its deadline");
             }
         });
@@ -320,13 +330,25 @@ mod tests {
         assert_eq!(frozen.unwrap(), 2);
         assert_eq!(asked, ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw"]);
         let marker = dir.path().join("frozen.json");
-        let thawed = async {
-            while marker.exists() {
-                tokio::task::yield_now().await;
-            }
+        let thawed = async || {
+            let gone = async {
+                while marker.exists() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(60), gone).await.unwrap();
         };
-        timeout(Duration::from_secs(60), thawed).await.unwrap();
-        write_durably(&marker, &Frozen { until: Timestamp::now() }).unwrap();
+        thawed().await;
+        // The clock was set back by years while Hull was away, or forward, or the marker is broken.
+        let within = Duration::from_millis(50);
+        let years = jiff::SignedDuration::from_hours(10 * 365 * 24);
+        for until in [Timestamp::now(), Timestamp::now() + years, Timestamp::now() - years] {
+            write_durably(&marker, &Frozen { until, within }).unwrap();
+            Agent::resume_thaw(&agent);
+            assert_eq!(guest(&listener, &[r#"{"return": 2}"#]).await, ["guest-fsfreeze-thaw"]);
+            thawed().await;
+        }
+        std::fs::write(&marker, "{").unwrap();
         Agent::resume_thaw(&agent);
         assert_eq!(guest(&listener, &[r#"{"return": 2}"#]).await, ["guest-fsfreeze-thaw"]);
     }
