@@ -169,11 +169,20 @@ pub enum Claim {
         /// The holder.
         network: NetworkId,
     },
+    /// A host name.
+    Hostname {
+        /// On which network.
+        network: NetworkId,
+        /// The name, a label.
+        hostname: String,
+        /// The holder, with as many ports there as it has.
+        vm: VmId,
+    },
 }
 
 impl Claim {
-    /// The refusal, where this claim is held by another and deciding again cannot help. Addresses and MACs are drawn
-    /// anew (or refused by the decision, where the caller named them), so they give none.
+    /// The refusal, where this claim is held by another and deciding again cannot help. Addresses, MACs and
+    /// host names are drawn anew (or refused by the decision, where the caller named them), so they give none.
     pub fn taken(&self) -> Option<Error> {
         match self {
             Self::Name { kind, project, name, .. } => {
@@ -183,7 +192,7 @@ impl Claim {
                     "there is already a {noun} named {name:?}{place}; choose another name, or delete that one first"
                 )))
             }
-            Self::Address { .. } | Self::Mac { .. } | Self::Vni { .. } => None,
+            Self::Address { .. } | Self::Mac { .. } | Self::Vni { .. } | Self::Hostname { .. } => None,
         }
     }
 }

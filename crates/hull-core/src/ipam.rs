@@ -24,6 +24,8 @@ pub struct NetworkUse {
     pub addresses: BTreeSet<IpAddr>,
     /// MACs ports hold.
     pub macs: BTreeSet<Mac>,
+    /// Host names ports hold.
+    pub hostnames: BTreeSet<String>,
 }
 
 /// One address from each family the network has, the next free ones. A family whose subnets are all full is an error.

@@ -107,7 +107,7 @@ impl Cloud {
         for (project, usage) in self.truth.usages.iter().filter(|(_, usage)| **usage != Usage::default()) {
             broken.push(format!("project {project} is still said to hold {usage:?}"));
         }
-        let kinds = ["address/", "mac/", "name/vm/", "name/image/"];
+        let kinds = ["address/", "mac/", "hostname/", "name/vm/", "name/image/"];
         let claims: Vec<_> =
             self.truth.claims.keys().filter(|key| kinds.iter().any(|kind| key.starts_with(kind))).collect();
         if !claims.is_empty() {

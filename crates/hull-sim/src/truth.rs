@@ -9,7 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hull_core::{quota, vm::report::is_rest};
+use hull_core::{
+    quota,
+    vm::report::{is_rest, is_worth_telling},
+};
 use hull_store::{Batch, Change};
 use hull_types::{
     event::Event,
@@ -85,7 +88,7 @@ impl Truth {
             Change::Delete(key) => (key, None),
         };
         let Some((kind, rest)) = key.split_once('/') else { return };
-        if matches!(kind, "name" | "address" | "mac") {
+        if matches!(kind, "name" | "address" | "mac" | "hostname") {
             match value.and_then(|value| serde_json::from_slice(value).ok()) {
                 Some(holder) => _ = self.claims.insert(key.to_string(), holder),
                 None => _ = self.claims.remove(&**key),
@@ -128,7 +131,7 @@ impl Truth {
         if !placement.is_some_and(|p| p.generation == status.generation && p.node == Some(status.node)) {
             self.broken.push(format!("a status of {id} was taken from another generation or node"));
         }
-        if is_rest(status.phase) && before != Some((status.generation, status.phase)) {
+        if is_rest(status.phase) && is_worth_telling(status) && before != Some((status.generation, status.phase)) {
             told.rested.push(id);
         }
     }
@@ -203,12 +206,14 @@ impl Truth {
         let mut wanted = BTreeSet::new();
         for port in self.ports.values() {
             wanted.insert(format!("mac/{}/{}", port.network, port.mac));
+            wanted.insert(format!("hostname/{}/{}", port.network, port.hostname));
             wanted.extend(port.addresses.iter().map(|fixed| format!("address/{}/{}", port.network, fixed.address)));
         }
         wanted.extend(self.vms.values().map(|(vm, _)| format!("name/vm/{}/{}", vm.meta.project, vm.meta.name)));
         wanted.extend(self.images.values().map(|i| format!("name/image/{}/{}", i.meta.project, i.meta.name)));
         let counted = |key: &str| {
             key.starts_with("mac/")
+                || key.starts_with("hostname/")
                 || key.starts_with("address/")
                 || key.starts_with("name/vm/")
                 || key.starts_with("name/image/")

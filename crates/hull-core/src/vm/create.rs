@@ -27,7 +27,7 @@ use hull_types::{
 use crate::{
     call::Call,
     change::{Changes, Claim, Doc, Named, Write},
-    check, event,
+    check, event, hostname,
     ipam::{self, NetworkUse},
     mac,
     placement::{self, Candidate},
@@ -116,7 +116,8 @@ pub fn create(plan: &Create<'_>, call: &mut Call<'_>) -> Result<Changes> {
     let mut taken = Taken::default();
     for number in 1..=request.count {
         let id: VmId = call.id();
-        let (name, hostname) = names(request, number, id)?;
+        let (name, wanted) = names(request, number, id)?;
+        let hostname = hostname::free(wanted, |label| taken.has_hostname(plan.nics, label));
         let ports = plan
             .nics
             .iter()
@@ -151,10 +152,12 @@ pub fn create(plan: &Create<'_>, call: &mut Call<'_>) -> Result<Changes> {
             deleted_at: None,
         };
         changes.push(Write::Claim(name_claim(&vm)));
+        hostname_claims(&vm, &ports).for_each(|claim| changes.push(Write::Claim(claim)));
         for port in ports {
             port_claims(&port).for_each(|claim| changes.push(Write::Claim(claim)));
             changes.push(Write::PutPort(Box::new(port)));
         }
+        taken.hostnames.insert(vm.hostname.clone());
         changes = changes.event(event::vm(call, &vm, "vm.create", told(&vm)));
         changes.push(Write::PutVm(Box::new(vm)));
     }
@@ -171,6 +174,12 @@ pub fn port_claims(port: &Port) -> impl Iterator<Item = Claim> {
     let (network, id) = (port.network, port.id);
     let addresses = port.addresses.iter().map(move |a| Claim::Address { network, address: a.address, holder: id.0 });
     std::iter::once(Claim::Mac { network, mac: port.mac, port: id }).chain(addresses)
+}
+
+/// The claims of a VM's host name, one for each network it is on.
+pub fn hostname_claims<'a>(vm: &'a Vm, ports: &[Port]) -> impl Iterator<Item = Claim> + use<'a> {
+    let networks: BTreeSet<NetworkId> = ports.iter().map(|port| port.network).collect();
+    networks.into_iter().map(|network| Claim::Hostname { network, hostname: vm.hostname.clone(), vm: vm.id })
 }
 
 fn told(vm: &Vm) -> String {
@@ -385,6 +394,14 @@ fn names(request: &VmCreate, number: u32, id: VmId) -> Result<(Name, String)> {
 struct Taken {
     addresses: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
     macs: BTreeMap<NetworkId, BTreeSet<Mac>>,
+    /// On every network of the call's: its VMs are on all of them.
+    hostnames: BTreeSet<String>,
+}
+
+impl Taken {
+    fn has_hostname(&self, nics: &[Nic<'_>], label: &str) -> bool {
+        self.hostnames.contains(label) || nics.iter().any(|nic| nic.used.hostnames.contains(label))
+    }
 }
 
 fn port(

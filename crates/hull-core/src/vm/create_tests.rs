@@ -108,7 +108,7 @@ fn one_vm_is_one_transaction_with_everything_it_needs() {
     assert_eq!(vm.resources, flavor().resources);
     assert_eq!((vm.power.target, vm.power.seq, vm.disk_generation), (PowerTarget::Running, 1, 1));
     assert_eq!(usage_of(&made), quota::of_vm(&vm.resources, 1));
-    assert_eq!(claims(&made).len(), 4, "name, MAC, IPv4, IPv6");
+    assert_eq!(claims(&made).len(), 5, "name, host name, MAC, IPv4, IPv6");
     let port = made.writes.iter().find_map(|w| if let Write::PutPort(port) = w { Some(port) } else { None }).unwrap();
     assert_eq!((port.vm, &vm.ports[..]), (Some(vm.id), &[port.id][..]));
     assert_eq!(port.addresses.iter().map(|a| a.address.to_string()).collect::<Vec<_>>(), ["10.0.0.2", "fd00::2"]);
@@ -124,8 +124,44 @@ fn many_are_numbered_and_no_two_share_anything() {
     let names: Vec<_> = made.vms().map(|vm| vm.meta.name.as_str()).collect();
     assert_eq!((names.len(), names[0], names[999]), (1000, "web-1", "web-1000"));
     let distinct: BTreeSet<_> = claims(&made).into_iter().map(|claim| format!("{claim:?}")).collect();
-    assert_eq!(distinct.len(), 4000);
+    assert_eq!(distinct.len(), 5000);
     assert_eq!(usage_of(&made).vms, 1000);
+}
+
+#[test]
+fn names_that_come_to_one_label_are_told_apart() {
+    let hosts = |bend: fn(&mut Case)| {
+        let made = Case::with(bend).unwrap();
+        let hosts: Vec<_> = made.vms().map(|vm| vm.hostname.clone()).collect();
+        for write in &made.writes {
+            if let Write::PutPort(port) = write {
+                assert!(hosts.contains(&port.hostname));
+            }
+        }
+        let claimed: BTreeSet<_> = claims(&made)
+            .into_iter()
+            .filter_map(
+                |claim| if let Claim::Hostname { hostname, .. } = claim { Some(hostname.clone()) } else { None },
+            )
+            .collect();
+        assert_eq!(claimed, hosts.iter().cloned().collect());
+        hosts
+    };
+    assert_eq!(hosts(|case| case.request.name = name("Web 1")), ["web-1"]);
+    assert_eq!(
+        hosts(|case| {
+            case.request.name = name("Web 1");
+            case.used.hostnames.insert("web-1".into());
+        }),
+        ["web-1-2"]
+    );
+    assert_eq!(
+        hosts(|case| {
+            case.request.count = 3;
+            case.used.hostnames.insert("web-2".into());
+        }),
+        ["web-1", "web-2-2", "web-3"]
+    );
 }
 
 #[test]
@@ -281,6 +317,7 @@ proptest! {
                 match claim {
                     Claim::Address { address, .. } => prop_assert!(case.used.addresses.insert(*address)),
                     Claim::Mac { mac, .. } => prop_assert!(case.used.macs.insert(*mac)),
+                    Claim::Hostname { hostname, .. } => prop_assert!(case.used.hostnames.insert(hostname.clone())),
                     Claim::Name { id, .. } => prop_assert!(held.insert(*id)),
                     Claim::Vni { .. } => prop_assert!(false, "a VM has no number on the wire"),
                 }

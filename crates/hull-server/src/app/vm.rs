@@ -163,7 +163,8 @@ pub(crate) fn kernel<'a>(
 }
 
 /// What is taken of a network without ports.
-static UNUSED: NetworkUse = NetworkUse { addresses: BTreeSet::new(), macs: BTreeSet::new() };
+static UNUSED: NetworkUse =
+    NetworkUse { addresses: BTreeSet::new(), macs: BTreeSet::new(), hostnames: BTreeSet::new() };
 
 /// A NIC as a request names it: its network, addresses wanted, MAC wanted.
 struct Wanted<'a> {

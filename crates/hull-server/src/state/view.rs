@@ -294,6 +294,7 @@ impl State {
             if let Some(held) = self.network_uses.get_mut(&network) {
                 old.addresses.iter().for_each(|fixed| _ = held.addresses.remove(&fixed.address));
                 held.macs.remove(&old.mac);
+                held.hostnames.remove(&old.hostname);
             }
         }
         if let Some(new) = self.ports.get(id) {
@@ -308,6 +309,7 @@ impl State {
             let held = self.network_uses.entry(network).or_default();
             held.addresses.extend(new.addresses.iter().map(|fixed| fixed.address));
             held.macs.insert(new.mac);
+            held.hostnames.insert(new.hostname.clone());
         }
         Ok(project)
     }
