@@ -343,9 +343,16 @@ pub struct VmStatus {
     /// Restarts by policy since it last ran well.
     #[serde(default)]
     pub restarts: u32,
+    /// How often in a row the same step has failed for the same reason, while it fails.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
     /// When the node found this.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// The state people see.

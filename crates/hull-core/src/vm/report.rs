@@ -64,18 +64,25 @@ fn same(before: &VmStatus, said: &VmStatus) -> bool {
     VmStatus { at: before.at, ..said.clone() } == *before
 }
 
-/// Each rest that power comes to is told once, and each end of a hypervisor.
+/// Each rest that power comes to is told once, and each end of a hypervisor; failures that repeat themselves less and less.
 fn history(vm: &Vm, before: Option<&VmStatus>, said: &VmStatus, call: &mut Call<'_>) -> Vec<Event> {
     let mut events = Vec::new();
     let ended = said.last_exit.as_ref().filter(|exit| before.and_then(|b| b.last_exit.as_ref()) != Some(exit));
     if let Some(Exit { detail, .. }) = ended {
         events.push(event::vm(call, vm, "vm.exit", detail.clone()));
     }
-    if before.map(|before| before.phase) != Some(said.phase) && is_rest(said.phase) {
+    if before.map(|before| before.phase) != Some(said.phase) && is_rest(said.phase) && is_worth_telling(said) {
         let why = said.reason.as_ref().map(|reason| format!(": {}", reason.message)).unwrap_or_default();
         events.push(event::vm(call, vm, "vm.state", format!("{}{why}", state::word(said.phase))));
     }
     events
+}
+
+/// Whether a rest is news. A step that fails again and again for the same reason is told of the first time, the second, the
+/// fourth, the eighth, …, and at the end, when it is given up: a history full of one sentence tells nothing more.
+pub fn is_worth_telling(said: &VmStatus) -> bool {
+    let gave_up = said.reason.as_ref().is_none_or(|reason| reason.deadline.is_none());
+    said.phase != VmPhase::Failed || said.failures == 0 || said.failures.is_power_of_two() || gave_up
 }
 
 /// Whether power rests in this phase; each such transition is in history.

@@ -68,6 +68,7 @@ pub(crate) fn status(phase: VmPhase) -> VmStatus {
         pending: vec![],
         last_exit: None,
         restarts: 0,
+        failures: 0,
         at: NOW,
     }
 }

@@ -306,6 +306,7 @@ fn starts_that_fail_are_tried_a_while_then_given_up_until_the_next_wish() {
     assert_eq!((plan.phase, reason.deadline), (VmPhase::Failed, None));
     assert!(reason.message.contains("no such machine") && reason.message.contains("given up after 10"));
     assert_eq!(world.record.power_seq, 1, "given up is an answer too");
+    assert_eq!(world.record.trouble.as_ref().map(|trouble| trouble.alike), Some(10));
     world.failing = None;
     world.power(PowerTarget::Running).until_rest();
     assert_eq!(world.plan().phase, VmPhase::Running);
@@ -323,6 +324,23 @@ fn causes_outside_of_the_vm_are_waited_for_without_end() {
     world.failing = None;
     world.until_rest();
     assert_eq!(world.plan().phase, VmPhase::Running);
+}
+
+#[test]
+fn failures_are_counted_anew_when_their_reason_changes() {
+    let mut world = World::new();
+    let mut fails = |why: &str, times: usize| {
+        world.failing = Some((Act::Start, Error::unavailable(why)));
+        let tries = |world: &World| names(&world.steps).iter().filter(|name| *name == "Start").count();
+        let until = tries(&world) + times;
+        while tries(&world) < until {
+            world.tick();
+        }
+        world.record.trouble.as_ref().map(|trouble| (trouble.failures, trouble.alike)).unwrap()
+    };
+    assert_eq!(fails("no memory", 3), (3, 3));
+    assert_eq!(fails("no network", 1), (4, 1));
+    assert_eq!(fails("no network", 1), (5, 2));
 }
 
 #[test]

@@ -191,6 +191,7 @@ pub(crate) fn fulfilled(node: NodeId, desired: &DesiredVm) -> VmStatus {
         pending: Vec::new(),
         last_exit: None,
         restarts: 0,
+        failures: 0,
         at: Timestamp::now(),
     }
 }

@@ -22,7 +22,7 @@ use hull_types::{
 use serde_json::Value;
 use tokio::{
     sync::broadcast::error::RecvError,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{
@@ -33,6 +33,8 @@ use super::{
 use crate::hypervisor::{RunState, qmp::Notice};
 
 const LOG_TRIM_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long a process may take to end after its connection has.
+const ENDS_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Watches the machine until its process ends.
 pub(super) async fn watch(machine: Arc<Shared>) {
@@ -72,6 +74,8 @@ pub(super) async fn look(machine: &Shared) {
     };
     let state = match answer {
         Ok(status) => from_status(status.get("status").and_then(Value::as_str).unwrap_or_default()),
+        // A QEMU that is told to quit closes its connection first: that is its end and not its silence.
+        Err(_) if timeout(ENDS_WITHIN, machine.process.ended()).await.is_ok() => return,
         Err(error) => {
             tracing::warn!(vm = %machine.vm, pid = machine.process.pid, %error, "QEMU does not answer");
             RunState::Hung
