@@ -3,8 +3,10 @@
 use hull_types::{
     error::{Error, Result},
     event::Event,
+    id::NodeId,
     name::Name,
     node::Node,
+    token::JoinToken,
     vm::Vm,
     wire::NodeUpdate,
 };
@@ -20,6 +22,44 @@ pub fn join(name: Name, call: &mut Call<'_>) -> Changes {
     let node = Node { id: call.id(), name, joined_at: call.now, maintenance: false };
     let event = told(&node, "node.join", "joined", call);
     Changes::none().and(Write::Claim(claim(&node))).and(Write::PutNode(Box::new(node))).event(event)
+}
+
+/// What a host that asks to join brings.
+#[derive(Clone, Copy, Debug)]
+pub struct Joining<'a> {
+    /// Its token.
+    pub token: &'a JoinToken,
+    /// The name it wants.
+    pub name: &'a Name,
+    /// The node of that name, where there is one.
+    pub there: Option<&'a Node>,
+    /// The node whose certificate it showed.
+    pub proves: Option<NodeId>,
+}
+
+/// Decides whether a host with a token that works becomes a node, and which. Whoever is a node is told the user data and
+/// images of its VMs, so a name that is taken is given to its holder only, or where an admin has said so.
+pub fn admit(joining: &Joining<'_>, call: &mut Call<'_>) -> Result<(NodeId, Changes)> {
+    let Joining { token, name, there, proves } = *joining;
+    if let Some(only) = token.name.as_ref().filter(|only| *only != name) {
+        let detail = format!("this join token is for node {only} alone, not for {name}; join with `--name {only}`");
+        return Err(Error::forbidden(detail));
+    }
+    let Some(node) = there else {
+        let changes = join(name.clone(), call);
+        let made = changes.writes.iter().find_map(|w| if let Write::PutNode(node) = w { Some(node.id) } else { None });
+        let id = made.ok_or_else(|| Error::internal("a joining node was not decided"))?;
+        return Ok((id, changes));
+    };
+    if proves != Some(node.id) && token.name.is_none() {
+        let detail = format!(
+            "there is a node {name} already, and this host does not prove to be it; join under another name, remove it (`hull node delete {name}`), or let this host take its place with a token of `hull node join-token --name {name}`"
+        );
+        return Err(Error::forbidden(detail));
+    }
+    let how = if proves == Some(node.id) { "joined again" } else { "joined again, by a token bound to its name" };
+    let event = told(node, "node.join", how, call);
+    Ok((node.id, Changes::none().unchanged(Doc::Node(node.id)).event(event)))
 }
 
 /// An operator changes a node.
@@ -86,6 +126,45 @@ mod tests {
         assert!(try_delete(false, &deleted(None)).is_err(), "its disk would be lost");
         assert!(try_delete(true, &deleted(Some(NOW))).is_err(), "it is tearing down");
         assert!(try_delete(false, &deleted(Some(NOW))).is_ok(), "nobody is left to wait for");
+    }
+
+    fn token(only: Option<&str>) -> JoinToken {
+        JoinToken {
+            id: hull_types::id::TokenId(uuid::Uuid::nil()),
+            secret_digest: hull_types::digest::Digest([1; 32]),
+            reusable: false,
+            name: only.map(name),
+            created_at: NOW,
+            expires_at: NOW,
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_given_to_its_holder_or_where_an_admin_said_so() {
+        let (node, _) = testing::node("n1");
+        let stranger = NodeId(uuid::Uuid::from_u128(0x99));
+        for (only, wants, there, proves, joins) in [
+            (None, "n1", false, None, true),
+            (Some("n1"), "n1", false, None, true),
+            (Some("n2"), "n1", false, None, false),
+            (None, "n1", true, None, false),
+            (None, "n1", true, Some(stranger), false),
+            (None, "n1", true, Some(node.id), true),
+            (Some("n1"), "n1", true, None, true),
+            (Some("n2"), "n1", true, Some(node.id), false),
+        ] {
+            let (token, name) = (token(only), name(wants));
+            let joining = Joining { token: &token, name: &name, there: there.then_some(&node), proves };
+            let admitted = admit(&joining, &mut call(&mut Seeded::new(1)));
+            assert_eq!(admitted.is_ok(), joins, "{joining:?}");
+            match admitted {
+                Ok((id, changes)) => {
+                    assert_eq!(id == node.id, there, "who joins again keeps its id, and its VMs");
+                    assert!(changes.writes.iter().any(|w| matches!(w, Write::Event(e) if e.action == "node.join")));
+                }
+                Err(error) => assert!(error.detail.contains("--name"), "{error}"),
+            }
+        }
     }
 
     #[test]

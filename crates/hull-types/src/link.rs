@@ -448,8 +448,17 @@ pub struct ExecResult {
 pub struct JoinRequest {
     /// The join token's secret, its last part.
     pub secret: String,
-    /// The name it wants; a host that joins again under its name gets its old id.
+    /// The name it wants. A host that joins again under its name gets its old id, where it proves to be that node by its
+    /// certificate, or its token is bound to the name.
     pub name: crate::name::Name,
+    /// A certificate signing request (PKCS #10, PEM) for a key that never leaves the host.
+    pub request: String,
+}
+
+/// `POST /node/v1/renew`: a node asks, by its certificate, for another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
     /// A certificate signing request (PKCS #10, PEM) for a key that never leaves the host.
     pub request: String,
 }

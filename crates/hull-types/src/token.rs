@@ -55,13 +55,21 @@ pub struct Token {
 }
 
 /// A join token for a node, as the store keeps it. The text given to people is
-/// `hull-join:<server address>:<CA fingerprint>:<secret>`, so that the node pins the CA.
+/// `hull-join:<server address>:<CA fingerprint>:<secret>`, so that the node pins the CA. One that is not reusable goes in
+/// the transaction in which a host joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JoinToken {
     /// Its id.
     pub id: TokenId,
     /// SHA-256 of the secret.
     pub secret_digest: Digest,
+    /// Whether more than one host may join with it.
+    #[serde(default)]
+    pub reusable: bool,
+    /// The only name a host may join under with it. Who makes such a token allows its bearer to be that node, also in the
+    /// place of a host that was it before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,

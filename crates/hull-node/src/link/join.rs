@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hull_types::{
+    Timestamp,
     error::{Error, Problem, Result},
     link::{JoinRequest, Joined},
     name::Name,
@@ -13,11 +14,12 @@ use hull_types::{
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
+use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::client::TlsStream;
 
-use super::{Identity, tls};
+use super::{Identity, renew, tls};
 
 /// How long joining may take.
 const JOIN_WITHIN: Duration = Duration::from_secs(30);
@@ -70,24 +72,12 @@ pub async fn join(token: &JoinToken, name: &Name, dir: &Path) -> Result<Identity
 }
 
 async fn join_now(token: &JoinToken, name: &Name, dir: &Path) -> Result<Identity> {
-    let failed = |e: rcgen::Error| Error::internal(format!("a certificate request cannot be made: {e}"));
-    let key = rcgen::KeyPair::generate().map_err(failed)?;
-    let request = rcgen::CertificateParams::default().serialize_request(&key).map_err(failed)?;
-    let request = request.pem().map_err(failed)?;
+    let (key, request) = request()?;
     let asked = JoinRequest { secret: token.secret.clone(), name: name.clone(), request };
     let body = serde_json::to_vec(&asked).map_err(|e| Error::internal(e.to_string()))?;
-    let stream = tls::dial(&token.server, tls::pinned(token.fingerprint)?).await?;
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri("/node/v1/join")
-        .header(header::HOST, &token.server)
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|e| Error::internal(e.to_string()))?;
-    let answer = send(stream, request).await?.collect().await;
-    let answer = answer.map_err(|e| Error::unavailable(format!("{} broke off: {e}", token.server)))?.to_bytes();
-    let joined: Joined = serde_json::from_slice(&answer)
-        .map_err(|e| Error::unavailable(format!("{} answered what no Hull server does: {e}", token.server)))?;
+    let before = before(token, dir).await;
+    let stream = tls::dial(&token.server, tls::pinned(token.fingerprint, before.as_ref())?).await?;
+    let joined: Joined = ask(stream, &token.server, "/node/v1/join", body).await?;
     let ca = CertificateDer::from_pem_slice(joined.ca.as_bytes());
     if !ca.is_ok_and(|ca| Sha256::digest(&ca)[..] == token.fingerprint) {
         return Err(Error::unauthenticated("the server gave another CA than its join token names"));
@@ -96,11 +86,49 @@ async fn join_now(token: &JoinToken, name: &Name, dir: &Path) -> Result<Identity
         node: joined.node,
         server: token.server.clone(),
         certificate: joined.certificate,
-        key: key.serialize_pem(),
+        key,
         ca: joined.ca,
     };
     identity.save(dir).await?;
     Ok(identity)
+}
+
+/// Who this host was to the same CA. An identity that cannot be read, or that has expired, proves nothing, and a server
+/// would refuse the connection for it.
+async fn before(token: &JoinToken, dir: &Path) -> Option<Identity> {
+    let identity = Identity::load(dir).await.ok().flatten()?;
+    let ca = CertificateDer::from_pem_slice(identity.ca.as_bytes()).ok()?;
+    let held = renew::validity(&identity.certificate).ok()?;
+    let now = Timestamp::now();
+    (Sha256::digest(&ca)[..] == token.fingerprint && held.from <= now && now < held.until).then_some(identity)
+}
+
+/// A new key and a request for its certificate, both PEM. The key stays on this host.
+pub(super) fn request() -> Result<(String, String)> {
+    let failed = |e: rcgen::Error| Error::internal(format!("a certificate request cannot be made: {e}"));
+    let key = rcgen::KeyPair::generate().map_err(failed)?;
+    let request = rcgen::CertificateParams::default().serialize_request(&key).map_err(failed)?;
+    Ok((key.serialize_pem(), request.pem().map_err(failed)?))
+}
+
+/// Posts a JSON document over a fresh connection and reads the one it is answered with.
+pub(super) async fn ask<T: DeserializeOwned>(
+    stream: TlsStream<TcpStream>,
+    server: &str,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<T> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::HOST, server)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|e| Error::internal(e.to_string()))?;
+    let answer = send(stream, request).await?.collect().await;
+    let answer = answer.map_err(|e| Error::unavailable(format!("{server} broke off: {e}")))?.to_bytes();
+    serde_json::from_slice(&answer)
+        .map_err(|e| Error::unavailable(format!("{server} answered what no Hull server does: {e}")))
 }
 
 /// Sends one request over a fresh connection; the answer's body, or the problem the server told.

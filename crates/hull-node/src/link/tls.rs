@@ -28,10 +28,7 @@ fn broken(what: &str, error: &dyn std::fmt::Display) -> Error {
 
 /// TLS of a node that has joined: its certificate for the server, its CA for us.
 pub(super) fn of_node(identity: &Identity) -> Result<Arc<ClientConfig>> {
-    let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes());
-    let certificate = certificate.map_err(|e| broken("the node's certificate cannot be read", &e))?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes());
-    let key = key.map_err(|e| broken("the node's key cannot be read", &e))?;
+    let (certificate, key) = own(identity)?;
     let ca = CertificateDer::from_pem_slice(identity.ca.as_bytes());
     let ca = ca.map_err(|e| broken("the CA's certificate cannot be read", &e))?;
     let mut roots = RootCertStore::empty();
@@ -45,15 +42,32 @@ pub(super) fn of_node(identity: &Identity) -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(http1(config)))
 }
 
-/// TLS of a host that joins: the CA must have this fingerprint, and the server a certificate of it.
-pub(super) fn pinned(fingerprint: [u8; 32]) -> Result<Arc<ClientConfig>> {
+/// What a node proves itself by.
+fn own(identity: &Identity) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>)> {
+    let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes());
+    Ok((
+        certificate.map_err(|e| broken("the node's certificate cannot be read", &e))?,
+        key.map_err(|e| broken("the node's key cannot be read", &e))?,
+    ))
+}
+
+/// TLS of a host that joins: the CA must have this fingerprint, and the server a certificate of it. A host that was a node
+/// of that CA's already shows its certificate.
+pub(super) fn pinned(fingerprint: [u8; 32], before: Option<&Identity>) -> Result<Arc<ClientConfig>> {
     let verifier = Arc::new(Pinned { fingerprint, provider: provider(), inner: Mutex::default() });
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| broken("TLS cannot be set up", &e))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(verifier);
+    let own = before.and_then(|identity| own(identity).ok());
+    let config = match own {
+        Some((certificate, key)) => config
+            .with_client_auth_cert(vec![certificate], key)
+            .map_err(|e| broken("the node's certificate cannot be used", &e))?,
+        None => config.with_no_client_auth(),
+    };
     Ok(Arc::new(http1(config)))
 }
 

@@ -18,7 +18,7 @@ use hull_types::{
     digest::Digest,
     error::{Error, Result},
     id::{NodeId, StreamId},
-    link::{FromNode, JoinRequest, Joined, ToNode},
+    link::{FromNode, JoinRequest, Joined, RenewRequest, ToNode},
 };
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
@@ -29,10 +29,7 @@ use super::{
     problem::Answer,
 };
 use crate::{
-    app::{
-        App,
-        ctx::{Caller, Ctx},
-    },
+    app::App,
     tls::{Ca, Peer},
 };
 
@@ -53,6 +50,7 @@ pub(crate) struct Door {
 pub(crate) fn routes(door: Door) -> Router {
     Router::new()
         .route("/node/v1/join", post(join))
+        .route("/node/v1/renew", post(renew))
         .route("/node/v1/link", any(link))
         .route("/node/v1/streams/{id}", any(stream))
         .route("/node/v1/images/{digest}", get(image))
@@ -60,10 +58,31 @@ pub(crate) fn routes(door: Door) -> Router {
 }
 
 /// A host with a join token becomes a node.
-async fn join(State(door): State<Door>, Json(body): Json<JoinRequest>) -> Answer<Body<Joined>> {
-    door.app.admits(&body.secret)?;
-    let node = door.app.join_node(&Ctx::of(Caller::SERVER), &body.name).await?;
+async fn join(
+    State(door): State<Door>,
+    peer: Option<Extension<Peer>>,
+    Json(body): Json<JoinRequest>,
+) -> Answer<Body<Joined>> {
+    // Before the token is used up.
+    Ca::check_request(&body.request)?;
+    let proves = node(peer).ok();
+    let node = door.app.join_by_token(&body.secret, &body.name, proves).await?;
     let signed = door.ca.sign_node(&body.request, node, door.app.env().now())?;
+    Ok(Body(Joined { node, certificate: signed.certificate, ca: signed.ca }))
+}
+
+/// A node has a new certificate signed by the old one: for itself, while it is registered.
+async fn renew(
+    State(door): State<Door>,
+    peer: Option<Extension<Peer>>,
+    Json(body): Json<RenewRequest>,
+) -> Answer<Body<Joined>> {
+    let node = node(peer)?;
+    if door.app.cache().read(|state| state.nodes.get(node).is_none()) {
+        return Err(Error::not_found("this node was removed; join the host again with a join token").into());
+    }
+    let signed = door.ca.sign_node(&body.request, node, door.app.env().now())?;
+    tracing::info!(%node, "a node's certificate was renewed");
     Ok(Body(Joined { node, certificate: signed.certificate, ca: signed.ca }))
 }
 

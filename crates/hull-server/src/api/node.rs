@@ -10,7 +10,7 @@ use axum::{
 };
 use hull_types::{
     token::Role,
-    wire::{List, NodeUpdate, NodeView, Revised, Secret},
+    wire::{JoinTokenCreate, List, NodeUpdate, NodeView, Revised, Secret},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -61,8 +61,10 @@ async fn delete(State(app): State<Arc<App>>, ctx: Ctx, Path(node): Path<String>)
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Makes a token by which hosts may join; for system admins. It names this server and pins its CA.
-#[utoipa::path(post, path = "/v1/join-tokens", tag = "nodes", responses((status = 201, body = Secret)))]
-async fn join_token(State(app): State<Arc<App>>, ctx: Ctx) -> Answer<Response> {
-    Ok((StatusCode::CREATED, Body(app.create_join_token(&ctx).await?)).into_response())
+/// Makes a token by which a host may join, once unless it is said to be reusable; for system admins. It names this server
+/// and pins its CA.
+#[utoipa::path(post, path = "/v1/join-tokens", tag = "nodes", request_body = JoinTokenCreate,
+    responses((status = 201, body = Secret)))]
+async fn join_token(State(app): State<Arc<App>>, ctx: Ctx, Json(body): Json<JoinTokenCreate>) -> Answer<Response> {
+    Ok((StatusCode::CREATED, Body(app.create_join_token(&ctx, &body).await?)).into_response())
 }

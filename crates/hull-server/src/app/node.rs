@@ -85,8 +85,8 @@ impl App {
         self.cache.read(|state| find(state, text).map(|node| view(state, node)))
     }
 
-    /// The node of this name, joined now if there is none yet. A host that joins again under its name keeps its id, and
-    /// with it its VMs.
+    /// The node of this name, joined now if there is none yet: for the node in this very process, which needs no token. It
+    /// keeps its id over restarts, and with it its VMs.
     ///
     /// # Errors
     /// The decision's and the store's.

@@ -1,19 +1,21 @@
 //! Credentials: API tokens and join tokens. A secret is shown once; the store keeps its SHA-256.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hull_core::node::{Joining, admit};
+use hull_store::{Compare, Revision};
 use hull_types::{
     Timestamp,
     digest::Digest,
     error::{Error, Result},
-    id::TokenId,
+    id::{NodeId, TokenId},
     name::Name,
     token::{JoinToken, Role, Scope, Token},
-    wire::{Secret, TokenCreate},
+    wire::{JoinTokenCreate, Secret, TokenCreate},
 };
 use sha2::Digest as _;
 
 use super::{App, ctx::Ctx, list::Listing};
-use crate::state::{keys::Kind, repo::Plan};
+use crate::state::{keys::Kind, repo::Plan, table::Doc};
 
 /// How long a join token works, in hours.
 pub const JOIN_HOURS: i64 = 24;
@@ -117,11 +119,11 @@ impl App {
         .map(|done| done.answer)
     }
 
-    /// Makes a token by which hosts may join, for [`JOIN_HOURS`]: `hull-join:<server>:<CA fingerprint>:<secret>`.
+    /// Makes a token by which a host may join, for [`JOIN_HOURS`]: `hull-join:<server>:<CA fingerprint>:<secret>`.
     ///
     /// # Errors
     /// `Forbidden` but for system admins; `Unavailable` where this server listens to its own host only.
-    pub async fn create_join_token(&self, ctx: &Ctx) -> Result<Secret> {
+    pub async fn create_join_token(&self, ctx: &Ctx, request: &JoinTokenCreate) -> Result<Secret> {
         ctx.caller.system(Role::Admin)?;
         no_replay(ctx)?;
         let door = self.door.get().ok_or_else(|| {
@@ -130,7 +132,14 @@ impl App {
         let secret = self.secret();
         let expires_at = later(self.env.now(), JOIN_HOURS)?;
         self.plan(ctx, |_, call| {
-            let join = JoinToken { id: call.id(), secret_digest: digest(&secret), created_at: call.now, expires_at };
+            let join = JoinToken {
+                id: call.id(),
+                secret_digest: digest(&secret),
+                reusable: request.reusable,
+                name: request.name.clone(),
+                created_at: call.now,
+                expires_at,
+            };
             let mut plan = Plan::default();
             plan.put(Kind::Join.key(join.id.0), &join)?;
             Ok((plan, ()))
@@ -140,21 +149,35 @@ impl App {
         Ok(Secret { secret: text, expires_at: Some(expires_at) })
     }
 
-    /// Whether hosts may join by this secret now.
+    /// A host joins under this name by a token's secret; `proves` is the node whose certificate it showed. A token that is
+    /// not reusable goes in the same transaction, so that no two hosts join with it.
     ///
     /// # Errors
-    /// `Unauthenticated`.
-    pub fn admits(&self, join_secret: &str) -> Result<TokenId> {
-        let (wanted, now) = (digest(join_secret), self.env.now());
-        self.cache
-            .read(|state| {
-                state.joins.iter().find(|join| join.secret_digest == wanted && now < join.expires_at).map(|j| j.id)
+    /// `Unauthenticated` for a secret that does not work (any more); the decision's; the store's.
+    pub async fn join_by_token(&self, secret: &str, name: &Name, proves: Option<NodeId>) -> Result<NodeId> {
+        let wanted = digest(secret);
+        let done = self
+            .plan(&Ctx::of(super::ctx::Caller::SERVER), |state, call| {
+                let works = |join: &&Doc<JoinToken>| {
+                    join.secret_digest == wanted && works(join.created_at, Some(join.expires_at), call.now)
+                };
+                let token = state.joins.iter().find(works).ok_or_else(|| {
+                    Error::unauthenticated(
+                        "the join token is unknown, was used, or has expired; make a new one with `hull node join-token`",
+                    )
+                })?;
+                let there = state.nodes.named(None, name.as_str()).map(|node| &*node.value);
+                let (id, changes) = admit(&Joining { token, name, there, proves }, call)?;
+                let mut plan = Plan::new(changes, state)?;
+                let key = Kind::Join.key(token.id.0);
+                plan.when(Compare::Modified(key.clone().into(), Revision(token.revision)), None);
+                if !token.reusable {
+                    plan.delete(key);
+                }
+                Ok((plan, id))
             })
-            .ok_or_else(|| {
-                Error::unauthenticated(
-                    "the join token is unknown or has expired; make a new one with `hull node join-token`",
-                )
-            })
+            .await?;
+        Ok(done.answer)
     }
 
     /// Makes the first system admin's token where there is no token at all; answers its secret then.
@@ -189,6 +212,15 @@ fn no_replay(ctx: &Ctx) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// How much earlier than a token was made the clock may say it is, in seconds, before it is not believed.
+const SKEW: i64 = 3600;
+
+/// Whether a credential that was made then works now. One that expires does not work before it was made either: a clock set
+/// back by years shall not lengthen its life by years.
+pub(crate) fn works(created_at: Timestamp, expires_at: Option<Timestamp>, now: Timestamp) -> bool {
+    expires_at.is_none_or(|until| now < until && created_at.as_second() - SKEW <= now.as_second())
 }
 
 fn later(now: Timestamp, hours: i64) -> Result<Timestamp> {

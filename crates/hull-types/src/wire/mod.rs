@@ -475,6 +475,18 @@ pub struct TokenCreate {
     pub expires_in_days: Option<u32>,
 }
 
+/// `POST /v1/join-tokens`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JoinTokenCreate {
+    /// Whether more than one host may join with it, until it expires.
+    #[serde(default)]
+    pub reusable: bool,
+    /// The only name a host may join under with it; also that of a node there is, whose place the host then takes.
+    #[serde(default)]
+    pub name: Option<Name>,
+}
+
 /// A secret, shown once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Secret {

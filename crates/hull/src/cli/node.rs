@@ -6,7 +6,8 @@ use clap::Subcommand;
 use hull_types::{
     error::Result,
     name::Name,
-    wire::{NodeUpdate, NodeView, Secret},
+    units::Bytes,
+    wire::{JoinTokenCreate, NodeUpdate, NodeView, Secret},
 };
 
 use super::{Global, Session, daemon};
@@ -41,8 +42,15 @@ pub(crate) enum Verb {
         /// Name or id
         node: String,
     },
-    /// Print a token that lets a host join, once, within the hour
-    JoinToken,
+    /// Print a token that lets a host join, once, within a day
+    JoinToken {
+        /// Let any number of hosts join with it until it expires
+        #[arg(long)]
+        reusable: bool,
+        /// Let a host join under this name only, also in the place of the node that has it
+        #[arg(long)]
+        name: Option<Name>,
+    },
     /// Join this host to a server; then `hull node run`
     Join {
         /// The token, as `hull node join-token` prints it
@@ -55,6 +63,10 @@ pub(crate) enum Verb {
     Run {
         #[command(flatten)]
         host: daemon::OnHost,
+        /// The most that images cached here may take, but for those in use (20G); a fifth of the disk, at most 50 GiB, where
+        /// absent
+        #[arg(long, env = "HULL_IMAGE_CACHE")]
+        image_cache: Option<Bytes>,
         #[command(flatten)]
         run: daemon::Run,
     },
@@ -109,11 +121,15 @@ impl Verb {
     pub(crate) fn run_local(self, global: &Global) -> Result<u8> {
         match self {
             Self::Join { token, name } => local::join(&data(global), &token, name),
-            Self::Run { host, run } => {
-                daemon::start(global.data_dir.clone(), &run, &Parts::Node { prefix: host.prefix() })
+            Self::Run { host, image_cache, run } => {
+                daemon::start(global.data_dir.clone(), &run, &Parts::Node { prefix: host.prefix(), image_cache })
             }
             Self::Local(verb) => verb.run(&data(global), global.output),
-            Self::List | Self::Show { .. } | Self::Maintenance { .. } | Self::Delete { .. } | Self::JoinToken => Ok(2),
+            Self::List
+            | Self::Show { .. }
+            | Self::Maintenance { .. }
+            | Self::Delete { .. }
+            | Self::JoinToken { .. } => Ok(2),
         }
     }
 
@@ -127,8 +143,9 @@ impl Verb {
                 output::one(&nodes.update::<_, NodeView>(&node, &update).await?, session.format);
             }
             Self::Delete { node } => nodes.delete(&node).await?,
-            Self::JoinToken => {
-                let secret: Secret = session.client.nouns("join-tokens").create(&serde_json::json!({})).await?;
+            Self::JoinToken { reusable, name } => {
+                let wanted = JoinTokenCreate { reusable, name };
+                let secret: Secret = session.client.nouns("join-tokens").create(&wanted).await?;
                 output::line(secret.secret);
             }
             Self::Join { .. } | Self::Run { .. } | Self::Local(_) => return Ok(2),
