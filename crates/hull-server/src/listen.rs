@@ -259,8 +259,9 @@ mod tests {
     async fn a_port_in_use_says_so_and_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let now = hull_types::Timestamp::now();
-        let ca = crate::tls::Ca::open(dir.path(), now).unwrap();
-        let tls = crate::tls::server_config(&ca, &["localhost".into()], now).unwrap();
+        let ca = Arc::new(crate::tls::Ca::open(dir.path(), now).unwrap());
+        let shown = crate::tls::ServerCertificate::new(ca, vec!["localhost".into()], now).unwrap();
+        let tls = crate::tls::server_config(shown).unwrap();
         let doors = doors();
         let taken = doors.tcp("127.0.0.1:0".parse().unwrap(), Arc::clone(&tls)).await.unwrap();
         let error = doors.tcp(taken, tls).await.unwrap_err();

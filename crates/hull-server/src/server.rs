@@ -19,6 +19,7 @@ use hull_types::{
     error::{Error, Result},
     name::Name,
 };
+use jiff::SignedDuration;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -30,11 +31,14 @@ use crate::{
     listen::Doors,
     metrics::Metrics,
     state::{cache::Cache, repo::store_error},
-    tls::{self, Ca},
+    tls::{self, Ca, LEAF_LIFE, ServerCertificate},
 };
 
 /// How long requests under way have when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How often the server looks whether its certificate is to be renewed.
+const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(60);
 
 /// The server without sockets.
 pub struct Core {
@@ -87,13 +91,21 @@ pub struct Config {
     /// Names and addresses the server's certificate is for, beside `localhost` and the loopback addresses. The first is
     /// what join tokens tell other hosts; the listening address where there is none.
     pub names: Vec<String>,
+    /// How long the certificates it signs are good for, nodes' and its own.
+    pub certificates_live: SignedDuration,
 }
 
 impl Config {
     /// A server with its data here, listening nowhere but on its socket.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         let data_dir = data_dir.into();
-        Self { socket: data_dir.join("hull.sock"), data_dir, listen: None, names: Vec::new() }
+        Self {
+            socket: data_dir.join("hull.sock"),
+            data_dir,
+            listen: None,
+            names: Vec::new(),
+            certificates_live: LEAF_LIFE,
+        }
     }
 }
 
@@ -123,7 +135,8 @@ impl Server {
         env: Env,
     ) -> Result<ServerHandle> {
         let now = env.now();
-        let ca = Arc::new(Ca::open(&config.data_dir.join("pki"), now)?);
+        let ca = Ca::open(&config.data_dir.join("pki"), now)?.with_life(config.certificates_live);
+        let ca = Arc::new(ca);
         let core = Core::start(store, images, env).await?;
         let app = core.app.clone();
         let closing = CancellationToken::new();
@@ -140,14 +153,16 @@ impl Server {
 }
 
 impl ServerHandle {
-    async fn open(&self, config: &Config, ca: &Ca, now: hull_types::Timestamp) -> Result<Option<SocketAddr>> {
+    async fn open(&self, config: &Config, ca: &Arc<Ca>, now: hull_types::Timestamp) -> Result<Option<SocketAddr>> {
         let name = Name::new("first admin").map_err(|e| Error::internal(format!("the first token's name: {e}")))?;
         if let Some(secret) = self.app.first_token(&name).await? {
             keep(&config.data_dir.join("admin-token"), &secret)?;
         }
         let addr = match config.listen {
             Some(listen) => {
-                let addr = self.doors.tcp(listen, tls::server_config(ca, &names(config), now)?).await?;
+                let shown = ServerCertificate::new(ca.clone(), names(config), now)?;
+                let addr = self.doors.tcp(listen, tls::server_config(shown.clone())?).await?;
+                self.core.tasks.spawn(keep_fresh(shown, self.app.clone(), self.core.stop.clone()));
                 let address = match config.names.first() {
                     Some(name) if name.contains(':') => format!("[{name}]:{}", addr.port()),
                     Some(name) => format!("{name}:{}", addr.port()),
@@ -170,6 +185,23 @@ impl ServerHandle {
         self.app.hub().close();
         self.doors.closed(GRACE).await;
         self.core.shutdown().await;
+    }
+}
+
+/// Renews the server's certificate in time, for as long as it runs.
+async fn keep_fresh(shown: Arc<ServerCertificate>, app: Arc<App>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_AT_CERTIFICATE) => {}
+        }
+        match shown.refresh(app.env().now()) {
+            Ok(true) => tracing::info!("the server's certificate was renewed"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the server's certificate cannot be renewed; nobody can connect once it ends")
+            }
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub struct NodeFacts {
 /// A condition of a node that an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeCondition {
-    /// `accel-fallback`, `disk-pressure`, `qemu-missing`, …
+    /// `accel-fallback`, `disk-pressure`, `qemu-missing`, `certificate-ending`, …
     pub name: String,
     /// Whether it needs attention.
     pub warning: bool,

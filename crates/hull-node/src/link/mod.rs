@@ -27,12 +27,14 @@ mod identity;
 pub mod in_process;
 pub mod join;
 pub mod remote;
+pub mod renew;
 mod tls;
 
 pub use identity::Identity;
 pub use in_process::{Dialled, InProcess, in_process};
 pub use join::{JoinToken, join};
 pub use remote::Remote;
+pub use renew::Certificate;
 
 /// A link to the server. It is over when `rx` ends or `tx` is closed.
 #[derive(Debug)]
@@ -54,6 +56,11 @@ pub trait Connector: Send + Sync + 'static {
 
     /// The bytes of an image; the caller verifies them.
     async fn image(&self, digest: Digest) -> Result<Box<dyn AsyncRead + Send + Unpin>>;
+
+    /// The certificate the node proves itself by, where it needs one.
+    fn certificate(&self) -> Option<Certificate> {
+        None
+    }
 }
 
 /// Joins two streams until either ends.

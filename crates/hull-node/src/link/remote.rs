@@ -1,17 +1,22 @@
 //! The link over the network: messages in a WebSocket over mTLS, streams and images over connections of their own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt, TryStreamExt};
 use http::{Request, header};
 use http_body_util::{BodyDataStream, Full};
+use hull_core::certificate::Validity;
 use hull_types::{
     digest::Digest,
     error::{Error, Result},
     id::StreamId,
-    link::{FromNode, ToNode},
+    link::{FromNode, Joined, RenewRequest, ToNode},
 };
 use rustls::ClientConfig;
 use tokio::{
@@ -27,7 +32,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::io::StreamReader;
 
-use super::{Connector, Identity, Link, join, tls};
+use super::{Certificate, Connector, Identity, Link, join, renew, tls};
 use crate::hypervisor::ByteStream;
 
 /// Messages under way in each direction before the sender waits.
@@ -36,6 +41,8 @@ const DEPTH: usize = 256;
 const MESSAGE_MOST: usize = 1 << 30;
 /// How long a connection may take to be made.
 const DIAL_WITHIN: Duration = Duration::from_secs(10);
+/// How long a server may take to sign.
+const RENEW_WITHIN: Duration = Duration::from_secs(30);
 /// How often a silent server is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// A server that says nothing for so long, not even to a ping, is gone.
@@ -49,18 +56,68 @@ type Socket = WebSocketStream<TlsStream<TcpStream>>;
 /// A server reached over the network.
 pub struct Remote {
     server: String,
+    held: RwLock<Held>,
+}
+
+/// Who we are to the server, until the certificate is renewed.
+#[derive(Clone)]
+struct Held {
+    identity: Identity,
     tls: Arc<ClientConfig>,
+    certificate: Certificate,
+}
+
+impl Held {
+    fn new(identity: Identity) -> Result<Self> {
+        let validity = renew::validity(&identity.certificate)?;
+        let tls = tls::of_node(&identity)?;
+        Ok(Self { identity, tls, certificate: Certificate { validity, trouble: None } })
+    }
 }
 
 impl Remote {
     /// The server this identity was given by.
     pub fn new(identity: &Identity) -> Result<Self> {
-        Ok(Self { server: identity.server.clone(), tls: tls::of_node(identity)? })
+        Ok(Self { server: identity.server.clone(), held: RwLock::new(Held::new(identity.clone())?) })
+    }
+
+    fn held(&self) -> Held {
+        // Every change under this lock is whole even if its holder panicked.
+        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The certificate in use.
+    pub(super) fn certificate_held(&self) -> Certificate {
+        self.held().certificate
+    }
+
+    /// That it could not be renewed.
+    pub(super) fn not_renewed(&self, why: &Error) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        held.certificate.trouble = Some(why.detail.clone());
+    }
+
+    /// Asks for a new certificate by the old one, keeps it in the directory and uses it from the next connection on.
+    pub(super) async fn renew(&self, dir: &Path) -> Result<Validity> {
+        let before = self.held().identity;
+        let (key, request) = join::request()?;
+        let body = serde_json::to_vec(&RenewRequest { request }).map_err(|e| Error::internal(e.to_string()))?;
+        let asked = join::ask(self.dial().await?, &self.server, "/node/v1/renew", body);
+        let late = || Error::timeout(format!("{} did not answer in time", self.server));
+        let given: Joined = timeout(RENEW_WITHIN, asked).await.unwrap_or_else(|_| Err(late()))?;
+        if given.node != before.node || given.ca != before.ca {
+            return Err(Error::internal("the server gave a certificate of another node or CA; it is not taken"));
+        }
+        let held = Held::new(Identity { certificate: given.certificate, key, ..before })?;
+        held.identity.save(dir).await?;
+        let validity = held.certificate.validity;
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = held;
+        Ok(validity)
     }
 
     async fn dial(&self) -> Result<TlsStream<TcpStream>> {
         let late = || Error::timeout(format!("{} does not answer", self.server));
-        let dialled = timeout(DIAL_WITHIN, tls::dial(&self.server, self.tls.clone())).await;
+        let dialled = timeout(DIAL_WITHIN, tls::dial(&self.server, self.held().tls)).await;
         dialled.unwrap_or_else(|_| Err(late()))
     }
 
@@ -103,6 +160,10 @@ impl Connector for Remote {
         let body = join::send(self.dial().await?, request).await?;
         let stream = BodyDataStream::new(body).map_err(std::io::Error::other);
         Ok(Box::new(StreamReader::new(stream)))
+    }
+
+    fn certificate(&self) -> Option<Certificate> {
+        Some(self.certificate_held())
     }
 }
 

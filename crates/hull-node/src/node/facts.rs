@@ -1,5 +1,6 @@
 //! What a node says of itself.
 
+use hull_core::certificate::Stage;
 use hull_types::{
     Timestamp,
     error::Error,
@@ -10,7 +11,7 @@ use hull_types::{
     vm::Accel,
 };
 
-use crate::{host::HostFacts, hypervisor::HypervisorFacts};
+use crate::{host::HostFacts, hypervisor::HypervisorFacts, link::Certificate};
 
 /// All a status is made of.
 pub(crate) struct Known<'a> {
@@ -21,6 +22,8 @@ pub(crate) struct Known<'a> {
     /// None until the hypervisor has said what it can do.
     pub(crate) hypervisor: Option<&'a Result<HypervisorFacts, Error>>,
     pub(crate) disk_free: Bytes,
+    /// The certificate it proves itself by; none where it shares a process with its server.
+    pub(crate) certificate: Option<&'a Certificate>,
     pub(crate) now: Timestamp,
 }
 
@@ -82,6 +85,16 @@ fn conditions(known: &Known<'_>) -> Vec<NodeCondition> {
         let message = "less than 5 % of memory is available; move or stop VMs".to_owned();
         found.push(condition("memory-pressure", ReasonCode::OutOfMemory, message));
     }
+    if let Some(Certificate { validity, trouble }) = known.certificate
+        && validity.stage(known.now) >= Stage::Ending
+    {
+        let why = trouble.as_deref().unwrap_or("it was not tried yet");
+        let message = format!(
+            "its certificate ends at {} and could not be renewed ({why}); mend that, or join the host again with a token of `hull node join-token --name <this node>`",
+            validity.until
+        );
+        found.push(condition("certificate-ending", ReasonCode::Other, message));
+    }
     found
 }
 
@@ -116,6 +129,7 @@ mod tests {
             host,
             hypervisor,
             disk_free,
+            certificate: None,
             now: Timestamp::UNIX_EPOCH,
         };
         status(&known, None).conditions.into_iter().map(|condition| condition.name).collect()
@@ -136,5 +150,32 @@ mod tests {
         assert_eq!(names(Some(&facts(None)), Bytes::gib(3), &host()), ["disk-pressure"]);
         let tight = HostFacts { memory_available: Bytes::mib(100), ..host() };
         assert_eq!(names(Some(&facts(None)), free, &tight), ["memory-pressure"]);
+    }
+
+    #[test]
+    fn a_certificate_that_nobody_could_renew_is_told_before_it_ends() {
+        let (facts, host) = (Ok(HypervisorFacts { version: "7.2".into(), accel: Accel::Tcg, fallback: None }), host());
+        let told = |left: i64| {
+            let date = |seconds| Timestamp::from_second(seconds).unwrap();
+            let validity = hull_core::certificate::Validity { from: date(0), until: date(1_200) };
+            let certificate = Certificate { validity, trouble: Some("no way to it".into()) };
+            let known = Known {
+                node: NodeId(uuid::Uuid::nil()),
+                hull_version: "0.1.0",
+                memory_reserved: Bytes::ZERO,
+                host: &host,
+                hypervisor: Some(&facts),
+                disk_free: Bytes::gib(50),
+                certificate: Some(&certificate),
+                now: date(1_200 - left),
+            };
+            status(&known, None).conditions
+        };
+        assert_eq!(told(300), [], "it is being renewed");
+        for left in [200, 0] {
+            let conditions = told(left);
+            assert_eq!(conditions[0].name, "certificate-ending");
+            assert!(conditions[0].warning && conditions[0].reason.message.contains("no way to it"), "{conditions:?}");
+        }
     }
 }

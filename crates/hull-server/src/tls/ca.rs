@@ -12,6 +12,7 @@ use hull_types::{
     error::{Error, Result},
     id::NodeId,
 };
+use jiff::SignedDuration;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -21,8 +22,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Days the CA is good for.
 const CA_DAYS: i64 = 3650;
-/// Days a certificate is good for; it is renewed once a third of them is left.
-const LEAF_DAYS: i64 = 365;
+/// How long a certificate is good for; it is renewed once a third of that is left.
+pub const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
 /// Clocks may differ by this much, in seconds, before a new certificate looks not yet valid.
 const SKEW: i64 = 3600;
 
@@ -31,6 +32,7 @@ pub struct Ca {
     dir: PathBuf,
     pem: String,
     issuer: Issuer<'static, KeyPair>,
+    life: SignedDuration,
 }
 
 /// A node's certificate, with the CA's beside it.
@@ -62,7 +64,13 @@ impl Ca {
         let pem = read(&certificate)?;
         let key = KeyPair::from_pem(&read(&key)?).map_err(|e| broken(&key, &e))?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(|e| broken(&certificate, &e))?;
-        Ok(Self { dir: dir.to_owned(), pem, issuer })
+        Ok(Self { dir: dir.to_owned(), pem, issuer, life: LEAF_LIFE })
+    }
+
+    /// Signs certificates that are good for so long.
+    #[must_use]
+    pub fn with_life(self, life: SignedDuration) -> Self {
+        Self { life, ..self }
     }
 
     /// The CA's certificate, PEM.
@@ -93,10 +101,10 @@ impl Ca {
         let (certificate, key) = (self.dir.join("server.pem"), self.dir.join("server.key"));
         let marker = self.dir.join("server.names");
         let wanted = marker_text(names);
-        let fresh = std::fs::read_to_string(&marker).is_ok_and(|have| still_good(&have, &wanted, now));
+        let fresh = std::fs::read_to_string(&marker).is_ok_and(|have| self.still_good(&have, &wanted, now));
         if !fresh {
             let pair = KeyPair::generate().map_err(|e| Error::internal(format!("a key cannot be made: {e}")))?;
-            let mut params = leaf("hull server", now)?;
+            let mut params = self.leaf("hull server", now)?;
             params.subject_alt_names = names.iter().map(|name| alternative(name)).collect::<Result<_>>()?;
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
             let signed = params.signed_by(&pair, &self.issuer).map_err(|e| broken(&certificate, &e))?;
@@ -111,14 +119,21 @@ impl Ca {
         Ok((vec![chain, root], key))
     }
 
+    /// Refuses a node's request that could not be signed.
+    ///
+    /// # Errors
+    /// As [`Ca::sign_node`].
+    pub fn check_request(request: &str) -> Result<()> {
+        read_request(request).map(drop)
+    }
+
     /// Signs a node's request. Whatever the request says of itself, the certificate names this node and nothing else.
     ///
     /// # Errors
     /// Where the request is not a well-formed PKCS #10 one whose signature proves its key.
     pub fn sign_node(&self, request: &str, node: NodeId, now: Timestamp) -> Result<NodeCertificate> {
-        let mut request = CertificateSigningRequestParams::from_pem(request)
-            .map_err(|e| Error::invalid(format!("the certificate request cannot be read: {e}")).at("/request"))?;
-        let mut params = leaf(&format!("node:{node}"), now)?;
+        let mut request = read_request(request)?;
+        let mut params = self.leaf(&format!("node:{node}"), now)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         request.params = params;
         let signed = request
@@ -126,6 +141,28 @@ impl Ca {
             .map_err(|e| Error::internal(format!("the request cannot be signed: {e}")))?;
         Ok(NodeCertificate { certificate: signed.pem(), ca: self.pem.clone() })
     }
+
+    /// Whether the marker beside the server's certificate says that it is for these names and young enough. One from the
+    /// future was made before the clock was set back, and does not hold yet.
+    fn still_good(&self, have: &str, wanted: &str, now: Timestamp) -> bool {
+        let Some((made, names)) = have.split_once('\n') else { return false };
+        let age = made.parse().map(|made: i64| now.as_second().saturating_sub(made));
+        names == wanted && age.is_ok_and(|age| (-SKEW..self.life.as_secs() * 2 / 3).contains(&age))
+    }
+
+    fn leaf(&self, name: &str, now: Timestamp) -> Result<CertificateParams> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = (time(now, -SKEW)?, time(now, self.life.as_secs())?);
+        Ok(params)
+    }
+}
+
+fn read_request(request: &str) -> Result<CertificateSigningRequestParams> {
+    CertificateSigningRequestParams::from_pem(request)
+        .map_err(|e| Error::invalid(format!("the certificate request cannot be read: {e}")).at("/request"))
 }
 
 /// What the marker beside the server's certificate says: which names it is for.
@@ -134,12 +171,6 @@ fn marker_text(names: &[String]) -> String {
     names.sort();
     names.dedup();
     names.join("\n")
-}
-
-fn still_good(have: &str, wanted: &str, now: Timestamp) -> bool {
-    let Some((made, names)) = have.split_once('\n') else { return false };
-    let age = made.parse().map(|made: i64| now.as_second().saturating_sub(made));
-    names == wanted && age.is_ok_and(|age| (-SKEW..LEAF_DAYS * 86_400 * 2 / 3).contains(&age))
 }
 
 fn make(certificate: &Path, key: &Path, now: Timestamp) -> Result<()> {
@@ -153,15 +184,6 @@ fn make(certificate: &Path, key: &Path, now: Timestamp) -> Result<()> {
     // The key first: a certificate without its key would look like a CA that lost it.
     write(key, &pair.serialize_pem())?;
     write(certificate, &signed.pem())
-}
-
-fn leaf(name: &str, now: Timestamp) -> Result<CertificateParams> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(name);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.use_authority_key_identifier_extension = true;
-    (params.not_before, params.not_after) = (time(now, -SKEW)?, time(now, LEAF_DAYS * 86_400)?);
-    Ok(params)
 }
 
 fn common_name(name: &str) -> DistinguishedName {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   <data>/pki/ca.pem, ca.key          the CA; its fingerprint is in every join token, so that nodes pin it
-//!   <data>/pki/server.pem, server.key  the API's certificate, made anew where names change or it is old
+//!   <data>/pki/server.pem, server.key  the API's certificate, made anew where names change or it is old, also while the server runs
 //! ```
 //!
 //! Nodes bring a certificate request and a join token, and get a certificate whose common name is `node:<id>`. On the API's port a client
@@ -11,8 +11,8 @@
 mod ca;
 mod config;
 
-pub use ca::{Ca, NodeCertificate, fingerprint};
-pub use config::{node_of, server_config};
+pub use ca::{Ca, LEAF_LIFE, NodeCertificate, fingerprint};
+pub use config::{ServerCertificate, node_of, server_config};
 
 use hull_types::id::NodeId;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hull_client::Client;
+use hull_core::certificate::Stage;
 use hull_types::{
     error::Result,
     units::Bytes,
@@ -84,6 +85,7 @@ impl Doctor {
         findings.push(memory(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()));
         findings.push(space(&data));
         findings.push(clock());
+        findings.extend(certificates(&data, hull_types::Timestamp::now()));
         match config::client(global.context.as_deref(), global.data_dir.as_deref(), global.project.clone()) {
             Ok(client) => findings.extend(server(&client, &data).await),
             Err(error) => {
@@ -204,6 +206,42 @@ fn clock() -> Finding {
     Finding::ok("clock", format!("{now:.0}"))
 }
 
+/// The certificates kept here. Server and node renew theirs in time, so that one that ends tells of something broken.
+fn certificates(data: &Path, now: hull_types::Timestamp) -> Vec<Finding> {
+    let read = |file: &str| std::fs::read_to_string(data.join(file)).ok();
+    let of_node = read("node/identity.json").and_then(|text| {
+        let identity: serde_json::Value = serde_json::from_str(&text).ok()?;
+        identity.get("certificate")?.as_str().map(str::to_owned)
+    });
+    let kept = [
+        ("the CA's", read("pki/ca.pem"), "plan a new CA: every node joins again, every client trusts it anew"),
+        ("the server's", read("pki/server.pem"), "restart the server and look at its log: it renews this by itself"),
+        (
+            "the node's",
+            of_node,
+            "look at the node's log for why it is not renewed; or join it again with a token of `hull node join-token --name <node>`",
+        ),
+    ];
+    kept.into_iter().filter_map(|(whose, pem, mend)| Some(certificate(whose, &pem?, mend, now))).collect()
+}
+
+fn certificate(whose: &str, pem: &str, mend: &str, now: hull_types::Timestamp) -> Finding {
+    let validity = match hull_node::link::renew::validity(pem) {
+        Ok(validity) => validity,
+        Err(error) => return Finding::broken("certificate", format!("{whose}: {}", error.detail), mend),
+    };
+    let until = validity.until;
+    match validity.stage(now) {
+        Stage::Good | Stage::Due if now < validity.from => {
+            let found = format!("{whose} holds only from {}", validity.from);
+            Finding::broken("certificate", found, "set this host's clock")
+        }
+        Stage::Good | Stage::Due => Finding::ok("certificate", format!("{whose} holds until {until}")),
+        Stage::Ending => Finding::warning("certificate", format!("{whose} ends at {until}"), mend),
+        Stage::Over => Finding::broken("certificate", format!("{whose} ended at {until}"), mend),
+    }
+}
+
 async fn server(client: &Client, data: &Path) -> Vec<Finding> {
     let status: ServerStatus = match client.get("v1/status", &[]).await {
         Ok(status) => status,
@@ -273,5 +311,22 @@ mod tests {
     fn a_missing_program_names_its_package() {
         let finding = program_found("no-such-program", "some-package");
         assert_eq!((finding.verdict, finding.mend.as_deref()), (Verdict::Broken, Some("apt install some-package")));
+    }
+
+    #[test]
+    fn a_certificate_is_told_before_it_ends() {
+        use Verdict::{Broken, Ok, Warning};
+        let dir = tempfile::tempdir().unwrap();
+        let after = |days: i64| hull_types::Timestamp::from_second(1_800_000_000 + days * 86_400).unwrap();
+        let ca = hull_server::tls::Ca::open(&dir.path().join("pki"), after(0)).unwrap();
+        ca.server(&["localhost".into()], after(0)).unwrap();
+        let verdicts = |days| certificates(dir.path(), after(days)).iter().map(|f| f.verdict).collect::<Vec<_>>();
+        assert_eq!(verdicts(200), [Ok, Ok], "the CA's and the server's");
+        assert_eq!(verdicts(310), [Ok, Warning]);
+        assert_eq!(verdicts(366), [Ok, Broken]);
+        assert_eq!(verdicts(3_700), [Broken, Broken]);
+        assert_eq!(verdicts(-10), [Broken, Broken], "by a clock that is behind");
+        std::fs::write(dir.path().join("pki/server.pem"), "?").unwrap();
+        assert_eq!(verdicts(0), [Ok, Broken]);
     }
 }
