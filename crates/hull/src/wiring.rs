@@ -23,7 +23,7 @@ use hull_node::{
     Drivers, Node, NodeConfig, NodeHandle,
     host::{LocalHost, SystemClock},
     hypervisor::qemu::{QemuConfig, QemuHypervisor},
-    link::{Connector, Dialled, Identity, Remote, in_process},
+    link::{Connector, Dialled, Identity, Remote, in_process, renew::keep_renewed},
     network::{LinuxNetworks, NetworksConfig, Prefix},
     storage::{ImageCache, ImageSource, LocalDisks},
     vm::records::FileRecords,
@@ -66,6 +66,8 @@ pub(crate) enum Parts {
     Node {
         /// What its networks are called on the host.
         prefix: String,
+        /// The most that cached images may take.
+        image_cache: Option<Bytes>,
     },
 }
 
@@ -106,7 +108,8 @@ fn until_told() -> Result<impl Future<Output = ()>> {
 #[derive(Default)]
 struct Running {
     node: Option<NodeHandle>,
-    dialled: Option<tokio::task::JoinHandle<()>>,
+    /// What goes on beside the parts, and ends once the node has.
+    tasks: Vec<tokio::task::JoinHandle<()>>,
     server: Option<ServerHandle>,
     store: Option<Arc<EmbeddedStore>>,
 }
@@ -117,7 +120,7 @@ impl Running {
         let started = match parts {
             Parts::All { listen, prefix } => running.all(data, *listen, prefix).await,
             Parts::Server { listen, names } => running.server(data, *listen, names.clone()).await.map(drop),
-            Parts::Node { prefix } => running.remote_node(data, prefix).await,
+            Parts::Node { prefix, image_cache } => running.remote_node(data, prefix, *image_cache).await,
         };
         match started {
             Ok(()) => Ok(running),
@@ -135,7 +138,7 @@ impl Running {
         let id = app.join_node(&Ctx::of(Caller::SERVER), &node_name(data)?).await?;
         let (connector, mut dialled) = in_process();
         let hub = Arc::clone(app.hub());
-        self.dialled = Some(tokio::spawn(async move {
+        self.tasks.push(tokio::spawn(async move {
             while let Some(dialled) = dialled.recv().await {
                 match dialled {
                     Dialled::Link { to_node, from_node } => {
@@ -168,12 +171,16 @@ impl Running {
         Ok(images)
     }
 
-    async fn remote_node(&mut self, data: &Path, prefix: &str) -> Result<()> {
+    async fn remote_node(&mut self, data: &Path, prefix: &str, image_cache: Option<Bytes>) -> Result<()> {
         let identity = Identity::load(&node_dir(data)).await?.ok_or_else(|| {
             Error::conflict("this host has not joined a server; make a token there with `hull node join-token`, then `hull node join TOKEN` here")
         })?;
-        let connector: Arc<dyn Connector> = Arc::new(Remote::new(&identity)?);
-        let images = Arc::new(ImageCache::new(node_dir(data).join("images"), Arc::clone(&connector)));
+        let remote = Arc::new(Remote::new(&identity)?);
+        let renewing = keep_renewed(Arc::clone(&remote), node_dir(data), Arc::new(SystemClock::new()));
+        self.tasks.push(tokio::spawn(renewing));
+        let connector: Arc<dyn Connector> = remote;
+        let images = ImageCache::new(node_dir(data).join("images"), Arc::clone(&connector)).with_limit(image_cache);
+        let images = Arc::new(images);
         let drivers = drivers(data, prefix, images)?;
         self.node = Some(Node::start(node_config(identity.node), drivers, connector).await?);
         Ok(())
@@ -184,9 +191,7 @@ impl Running {
         if let Some(node) = self.node {
             node.shutdown().await;
         }
-        if let Some(dialled) = self.dialled {
-            dialled.abort();
-        }
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         if let Some(server) = self.server {
             server.shutdown().await;
         }

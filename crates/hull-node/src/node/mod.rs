@@ -19,6 +19,7 @@ use std::{
 };
 
 use hull_types::{
+    digest::Digest,
     error::{Error, Result},
     id::{NetworkId, NodeId, VmId},
     link::{Desired, DesiredVm, FromNode, NodeCall, PROTOCOL, ToNode},
@@ -56,6 +57,8 @@ mod tests;
 
 /// How often the node looks at itself.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often images that nobody uses are looked for.
+const TIDY_EVERY: Duration = Duration::from_secs(600);
 /// How many looks pass between heartbeats.
 const LOOKS_PER_HEARTBEAT: u32 = 2;
 /// How long the first link waits for the hypervisor to say what it can do.
@@ -252,6 +255,8 @@ impl Runtime {
         let stop = self.stop.clone();
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tidy = interval(TIDY_EVERY);
+        tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut link: Option<Link> = None;
         let mut dialling = self.dial();
         loop {
@@ -280,6 +285,7 @@ impl Runtime {
                 },
                 Ok(()) = self.hypervisor.changed() => self.look(false).await,
                 _ = look.tick() => self.look(true).await,
+                _ = tidy.tick() => self.tidy_images(),
                 Some(ended) = self.tasks.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "a task of the node's ended badly");
@@ -461,6 +467,19 @@ impl Runtime {
         });
     }
 
+    /// Lets go cached images, but for those that VMs here are made of. Where it is not known of one, all stay.
+    fn tidy_images(&mut self) {
+        let all: Option<Vec<&DesiredVm>> = self.vms.values().map(|held| held.desired.as_ref()).collect();
+        let Some(all) = all else { return };
+        let used: BTreeSet<Digest> = all.into_iter().flat_map(images_of).collect();
+        let images = self.shared.drivers.images.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = images.tidy(used).await {
+                tracing::warn!(%error, "cached images that nobody uses could not be removed; trying again later");
+            }
+        });
+    }
+
     /// Looks at the node itself; now and then says that it lives.
     async fn look(&mut self, counts: bool) {
         match self.shared.drivers.host.facts().await {
@@ -469,6 +488,7 @@ impl Runtime {
         }
         let disk_free = self.shared.drivers.disks.free().await.unwrap_or_default();
         let hypervisor = self.hypervisor.borrow().clone();
+        let certificate = self.connector.certificate();
         let known = facts::Known {
             node: self.config.id,
             hull_version: &self.config.hull_version,
@@ -476,6 +496,7 @@ impl Runtime {
             host: &self.host,
             hypervisor: hypervisor.as_ref(),
             disk_free,
+            certificate: certificate.as_ref(),
             now: self.shared.now(),
         };
         let status = facts::status(&known, self.status.as_ref());
@@ -494,6 +515,17 @@ impl Held {
         self.number += 1;
         self.handle.wish.send_replace(Wish { number: self.number, what });
     }
+}
+
+/// The images a VM is made of.
+fn images_of(desired: &DesiredVm) -> impl Iterator<Item = Digest> {
+    let boot = &desired.vm.boot;
+    let named = [boot.image.as_ref(), desired.vm.rescue.as_ref().map(|rescue| &rescue.image)];
+    let told = [desired.image.as_ref(), desired.rescue_image.as_ref()];
+    let kernel = boot.kernel.as_ref();
+    let named = named.into_iter().flatten().map(|image| image.digest);
+    let told = told.into_iter().flatten().map(|content| content.digest);
+    named.chain(told).chain(kernel.map(|kernel| kernel.kernel)).chain(kernel.and_then(|kernel| kernel.initrd))
 }
 
 /// The next event of the link; none ever where there is none.

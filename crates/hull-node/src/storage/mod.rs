@@ -1,6 +1,6 @@
 //! The border to disks: where a VM's bytes live on this host.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use async_trait::async_trait;
 use hull_types::{digest::Digest, error::Result, id::VmId, image::ImageContent, network::Mac, units::Bytes};
@@ -19,6 +19,11 @@ pub use local::LocalDisks;
 pub trait ImageSource: Send + Sync + 'static {
     /// The local file with exactly these bytes, fetched and verified where it was not here.
     async fn fetch(&self, digest: Digest) -> Result<PathBuf>;
+
+    /// Lets go what is of least use, where more is kept than shall be; never what VMs here are made of.
+    async fn tidy(&self, _used: BTreeSet<Digest>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// VM disks on this host.
