@@ -100,7 +100,7 @@ async fn a_taken_over_qemu_opens_neither_another_vms_disk_nor_the_hosts_files() 
     }
     // The control socket takes one client: ours now.
     drop(vmm);
-    let qmp = Client::open(bench.dir.join("qmp.sock"));
+    let qmp = Client::open(bench.dir.join("qmp.sock"), std::future::pending());
     let own = bench.dir.join("qemu.log");
     for path in [anothers.as_path(), own.as_path(), std::path::Path::new("/etc/hostname")] {
         let file = json!({"driver": "file", "node-name": "stolen", "filename": path, "read-only": true});

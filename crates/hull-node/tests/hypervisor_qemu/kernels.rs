@@ -1,10 +1,15 @@
 //! Kernels that are not Linux, loaded directly.
 
+use std::collections::BTreeSet;
+
 use hull_node::hypervisor::{Hypervisor, KernelSpec, VmmSpec};
-use hull_testkit::unikernel::{GREETING, Unikernel};
+use hull_testkit::{
+    eventually,
+    unikernel::{GREETING, Unikernel},
+};
 use hull_types::{error::ErrorKind, vm::Profile};
 
-use crate::bench::{Bench, wait_console};
+use crate::bench::{Bench, DEADLINE, wait_console};
 
 fn with_kernel(bench: &Bench, profile: Profile, kernel: &std::path::Path) -> VmmSpec {
     let kernel = KernelSpec { kernel: kernel.to_owned(), initrd: None, cmdline: "console=ttyS0,115200".into() };
@@ -30,6 +35,29 @@ async fn memtest_boots_as_a_linux_on_a_pc() {
     let vmm = bench.start(with_kernel(&bench, Profile::Pc, std::path::Path::new("/boot/memtest86+x64.bin"))).await;
     wait_console(&*vmm, "Memtest86").await;
     vmm.quit().await.unwrap();
+}
+
+#[tokio::test]
+async fn invaders_boot_by_multiboot_and_are_seen_on_a_pcs_screen() {
+    let bench = Bench::new();
+    let vmm = bench.start(with_kernel(&bench, Profile::Pc, std::path::Path::new("/boot/invaders.exec"))).await;
+    // The game speaks to the screen only: cyan invaders, a magenta ship. The firmware before it writes in grey.
+    let (cyan, magenta) = ([0, 170, 170], [170, 0, 170]);
+    let seen = || async {
+        let colours = colours(&vmm.screenshot().await.unwrap());
+        if colours.contains(&cyan) && colours.contains(&magenta) { Ok(()) } else { Err(colours) }
+    };
+    eventually("invaders and a ship", DEADLINE, seen).await.unwrap();
+    vmm.quit().await.unwrap();
+}
+
+/// All colours of a picture (8 bits each of red, green and blue).
+fn colours(picture: &[u8]) -> BTreeSet<[u8; 3]> {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(picture)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let frame = reader.next_frame(&mut pixels).unwrap();
+    assert_eq!((frame.color_type, frame.bit_depth), (png::ColorType::Rgb, png::BitDepth::Eight));
+    pixels[..frame.buffer_size()].as_chunks::<3>().0.iter().copied().collect()
 }
 
 #[tokio::test]

@@ -137,8 +137,8 @@ impl Hypervisor for QemuHypervisor {
             vm,
             info,
             config: self.config.clone(),
+            qmp: Client::open(files.qmp(), process.gone()),
             process,
-            qmp: Client::open(files.qmp()),
             files,
             cgroups: self.cgroups.clone(),
             // Until it has said better, just below.

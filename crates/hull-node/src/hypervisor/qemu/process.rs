@@ -53,6 +53,13 @@ impl Process {
         Ok(self.status.get_or_init(|| self.reap()).clone())
     }
 
+    /// Its end, for a task that serves it and must not outlast it.
+    pub(super) fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let process = self.clone();
+        // That it cannot be watched happens when the runtime ends, and with it all tasks.
+        async move { drop(process.ended().await) }
+    }
+
     /// Sees to it that a child does not stay as a zombie, whoever else watches it.
     pub(super) fn reap_when_ended(&self) {
         let process = self.clone();

@@ -92,7 +92,7 @@ async fn launch(hypervisor: &QemuHypervisor, mut spec: VmmSpec) -> Result<QemuVm
     let spawning = tokio::task::spawn_blocking(move || launch.spawn(spec, shape)).await;
     let unless_done = spawning.map_err(|error| failed("starting it", io::Error::other(error)))??;
     let process = unless_done.process()?;
-    let qmp = Client::open(files.qmp());
+    let qmp = Client::open(files.qmp(), process.gone());
     await_answer(&qmp, &process, &files).await.map_err(|error| match hypervisor.cgroups.oom_kills(vm) {
         0 => error,
         _ => Error::insufficient(format!("{}: it reached the VM's memory limit", error.detail)),

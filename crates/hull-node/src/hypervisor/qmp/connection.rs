@@ -30,16 +30,29 @@ const RETRY_MOST: Duration = Duration::from_secs(1);
 /// Commands written but not yet answered; beyond it new ones wait in the channel.
 const MOST_UNDER_WAY: usize = 64;
 
-/// Keeps a connection until the last client is gone.
-pub(super) async fn keep(socket: PathBuf, mut commands: mpsc::Receiver<Command>, notices: broadcast::Sender<Notice>) {
+/// Keeps a connection until the last client is gone, or the machine.
+pub(super) async fn keep(
+    socket: PathBuf,
+    commands: mpsc::Receiver<Command>,
+    notices: broadcast::Sender<Notice>,
+    ended: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        () = reconnect(&socket, commands, &notices) => {}
+        // Whoever waits for an answer finds its channel closed.
+        () = ended => {}
+    }
+}
+
+async fn reconnect(socket: &Path, mut commands: mpsc::Receiver<Command>, notices: &broadcast::Sender<Notice>) {
     let mut pause = RETRY_FIRST;
     while !commands.is_closed() {
-        match Connection::open(&socket).await {
+        match Connection::open(socket).await {
             Ok((connection, version)) => {
                 pause = RETRY_FIRST;
                 // Nobody listening is fine.
                 let _ = notices.send(Notice::Connected { version });
-                let end = connection.serve(&mut commands, &notices).await;
+                let end = connection.serve(&mut commands, notices).await;
                 let _ = notices.send(Notice::Disconnected);
                 match end {
                     Ok(()) => return,

@@ -3,7 +3,7 @@
 //! ```text
 //!   Client (cheap to clone) ── commands ──►  one task per socket  ── lines, descriptors ──►  QEMU
 //!          ▲  └───────────── events (broadcast) ◄───┤  ▲ │
-//!          └──────────────── answers, by id ◄───────┘  └─┘ reconnects until the last Client is dropped
+//!          └──────────────── answers, by id ◄───────┘  └─┘ reconnects until the last Client is dropped or the machine ends
 //!
 //!   ┌──────────────┐ connect, greeting, qmp_capabilities ┌───────────┐
 //!   │ disconnected ├────────────────────────────────────►│ connected │
@@ -100,11 +100,15 @@ struct Command {
 }
 
 impl Client {
-    /// A client of the socket. Connects in the background, again and again; must be called within a tokio runtime.
-    pub fn open(socket: PathBuf) -> Self {
+    /// A client of the socket. Connects in the background, again and again, until the machine has `ended`; must be called
+    /// within a tokio runtime.
+    ///
+    /// The next machine of the same VM listens at the same path, and QEMU serves one connection at a time: a client of the
+    /// ended one that came first would leave the new one's waiting for a greeting until its deadline.
+    pub fn open(socket: PathBuf, ended: impl Future<Output = ()> + Send + 'static) -> Self {
         let (commands, receiver) = mpsc::channel(64);
         let (notices, _) = broadcast::channel(256);
-        tokio::spawn(connection::keep(socket, receiver, notices.clone()));
+        tokio::spawn(connection::keep(socket, receiver, notices.clone(), ended));
         Self { commands, notices }
     }
 

@@ -57,7 +57,7 @@ fn listen(path: &Path) -> UnixListener {
 async fn answers_find_their_commands_in_any_order_among_events() {
     let (_dir, path) = socket();
     let listener = listen(&path);
-    let client = Client::open(path);
+    let client = Client::open(path, std::future::pending());
     let mut notices = client.subscribe();
     let mut peer = Peer::accept(&listener).await;
     let (first, second) = (client.clone(), client.clone());
@@ -83,7 +83,7 @@ async fn answers_find_their_commands_in_any_order_among_events() {
 async fn a_late_answer_does_not_poison_the_connection() {
     let (_dir, path) = socket();
     let listener = listen(&path);
-    let client = Client::open(path);
+    let client = Client::open(path, std::future::pending());
     let mut peer = Peer::accept(&listener).await;
     let slow = client.run_within(Duration::from_millis(20), "slow", Value::Null, None).await;
     assert!(matches!(slow, Err(QmpError::Timeout { .. })));
@@ -99,7 +99,7 @@ async fn a_late_answer_does_not_poison_the_connection() {
 async fn reconnects_and_fails_what_was_under_way() {
     let (_dir, path) = socket();
     let listener = listen(&path);
-    let client = Client::open(path);
+    let client = Client::open(path, std::future::pending());
     let mut peer = Peer::accept(&listener).await;
     let run = |name: &'static str| {
         let client = client.clone();
@@ -118,10 +118,37 @@ async fn reconnects_and_fails_what_was_under_way() {
 }
 
 #[tokio::test]
+async fn an_ended_machines_client_leaves_the_socket_to_the_next_machine() {
+    let (_dir, path) = socket();
+    let listener = listen(&path);
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let old = Client::open(path.clone(), async move { drop(ended.await) });
+    let peer = Peer::accept(&listener).await;
+    end.send(()).unwrap();
+    // Dropped after its machine's end was told: in the other order it may connect once more, as it should.
+    drop(peer);
+    drop(listener);
+    let listener = listen(&path);
+    let asked = old.run("to the dead", Value::Null).await;
+    assert_eq!(asked, Err(QmpError::Disconnected { command: "to the dead".into() }));
+    // Longer than it pauses between two tries at most; the clock runs as fast as there is nothing else to do.
+    tokio::time::pause();
+    let stranger = tokio::time::timeout(Duration::from_secs(5), listener.accept()).await;
+    assert!(stranger.is_err(), "the old client is gone");
+    tokio::time::resume();
+    let new = Client::open(path, std::future::pending());
+    let answer = tokio::spawn(async move { new.run("hello", Value::Null).await });
+    let mut peer = Peer::accept(&listener).await;
+    let heard = peer.hear().await;
+    peer.answer(&heard, json!({})).await;
+    assert_eq!(answer.await.unwrap(), Ok(json!({})));
+}
+
+#[tokio::test]
 async fn an_endless_line_ends_the_connection() {
     let (_dir, path) = socket();
     let listener = listen(&path);
-    let client = Client::open(path);
+    let client = Client::open(path, std::future::pending());
     let mut notices = client.subscribe();
     let mut peer = Peer::accept(&listener).await;
     assert!(matches!(notices.recv().await.unwrap(), Notice::Connected { .. }));
@@ -134,7 +161,7 @@ async fn an_endless_line_ends_the_connection() {
 async fn a_descriptor_travels_with_its_command() {
     let (_dir, path) = socket();
     let listener = listen(&path);
-    let client = Client::open(path);
+    let client = Client::open(path, std::future::pending());
     let mut peer = Peer::accept(&listener).await;
     let (mut reader, writer) = std::io::pipe().unwrap();
     let run = tokio::spawn(async move { client.run_with_fd("getfd", json!({"fdname": "f"}), writer.into()).await });

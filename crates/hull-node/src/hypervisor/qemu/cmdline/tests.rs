@@ -147,3 +147,12 @@ fn secure_boot_protects_its_variables() {
     assert!(values(&line, "-global").contains(&"driver=cfi.pflash01,property=secure,value=on"));
     assert!(values(&line, "-chardev").contains(&"socket,id=tpm,fd=22"));
 }
+
+#[test]
+fn room_for_translations_grows_with_the_guest_within_bounds() {
+    for (memory, room) in [(256, 32), (512, 32), (1024, 64), (2048, 128), (65_536, 128)] {
+        let mut plan = plan(Profile::Pc);
+        plan.shape.memory = Bytes::mib(memory);
+        assert_eq!(values(&arguments(&plan), "-accel"), [format!("tcg,thread=multi,tb-size={room}")], "{memory} MiB");
+    }
+}
