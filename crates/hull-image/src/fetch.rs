@@ -18,18 +18,16 @@ use reqwest::{
     header::LOCATION,
     redirect::Policy,
 };
-use tokio::io::AsyncRead;
-use tokio_util::io::StreamReader;
 use url::{Host, Url};
 
-use crate::{ImportOptions, Limits};
+use crate::{ImportOptions, Limits, import::Pieces};
 
 const MAX_REDIRECTS: usize = 5;
 const CONNECT: Duration = Duration::from_secs(20);
 
 /// A body on its way.
-pub(crate) struct Body<R> {
-    pub(crate) reader: R,
+pub(crate) struct Body {
+    pub(crate) pieces: Pieces,
     pub(crate) size: Option<u64>,
 }
 
@@ -37,11 +35,7 @@ pub(crate) struct Body<R> {
 ///
 /// # Errors
 /// `Forbidden` for addresses that are not public, `NotFound`, `Unavailable`, `TooLarge` by the server's own word.
-pub(crate) async fn get(
-    url: &Url,
-    options: &ImportOptions,
-    limits: &Limits,
-) -> Result<Body<impl AsyncRead + Send + use<>>> {
+pub(crate) async fn get(url: &Url, options: &ImportOptions, limits: &Limits) -> Result<Body> {
     let client = client(options, limits)?;
     let mut url = url.clone();
     for _ in 0..=MAX_REDIRECTS {
@@ -89,7 +83,7 @@ fn next_hop(url: &Url, response: &Response) -> Result<Option<Url>> {
     Ok(Some(next))
 }
 
-fn body(url: &Url, response: Response, limits: &Limits) -> Result<Body<impl AsyncRead + Send + use<>>> {
+fn body(url: &Url, response: Response, limits: &Limits) -> Result<Body> {
     let status = response.status();
     if status != StatusCode::OK {
         let kind = match status {
@@ -105,8 +99,7 @@ fn body(url: &Url, response: Response, limits: &Limits) -> Result<Body<impl Asyn
             format!("{url} is {size} bytes, more than the {} allowed", limits.source),
         ));
     }
-    let reader = StreamReader::new(response.bytes_stream().map_err(std::io::Error::other));
-    Ok(Body { reader, size })
+    Ok(Body { pieces: Box::pin(response.bytes_stream().map_err(std::io::Error::other)), size })
 }
 
 fn unreachable_source(url: &Url, error: &reqwest::Error) -> Error {

@@ -11,15 +11,15 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use hull_types::{
     digest::Digest,
     error::{Error, Result},
-    units::Bytes,
+    units::Bytes as Size,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    sync::mpsc,
-};
+use tokio::{io::AsyncRead, sync::mpsc};
+use tokio_util::io::ReaderStream;
 use url::Url;
 
 use crate::{
@@ -32,9 +32,12 @@ use crate::{
     store::{Staged, blocking, hash_file},
 };
 
-/// Pieces between an async source and the disk.
-const PIECES_IN_FLIGHT: usize = 8;
+/// Pieces between an async source and the disk. Networks deliver some of a few KiB, some of half a MiB.
+const PIECES_IN_FLIGHT: usize = 16;
 const PIECE: usize = 256 << 10;
+
+/// An async source's bytes, as they come.
+pub type Pieces = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
 /// Where an image comes from.
 pub enum Source {
@@ -45,7 +48,7 @@ pub enum Source {
     /// Any stream: an upload's body, standard input.
     Stream {
         /// The bytes.
-        reader: Pin<Box<dyn AsyncRead + Send>>,
+        pieces: Pieces,
         /// How many there will be, where that is known.
         size: Option<u64>,
     },
@@ -54,7 +57,7 @@ pub enum Source {
 impl Source {
     /// A stream of unknown length.
     pub fn stream(reader: impl AsyncRead + Send + 'static) -> Self {
-        Self::Stream { reader: Box::pin(reader), size: None }
+        Self::Stream { pieces: Box::pin(ReaderStream::with_capacity(reader, PIECE)), size: None }
     }
 }
 
@@ -91,13 +94,13 @@ pub struct Imported {
     /// Its name: SHA-256 of the stored bytes.
     pub digest: Digest,
     /// Length of the stored bytes.
-    pub size: Bytes,
+    pub size: Size,
     /// How it is stored: raw or qcow2.
     pub format: Format,
     /// The format it came in.
     pub source_format: Format,
     /// The disk as the guest sees it.
-    pub virtual_size: Bytes,
+    pub virtual_size: Size,
     /// What it is for.
     pub kind: Kind,
     /// SHA-256 of the source's bytes.
@@ -133,10 +136,10 @@ impl ImageStore {
         blocking(move || store.publish(staged, &content)).await?;
         Ok(Imported {
             digest: content,
-            size: Bytes(size),
+            size: Size(size),
             format,
             source_format,
-            virtual_size: Bytes(inspected.virtual_size),
+            virtual_size: Size(inspected.virtual_size),
             kind: inspected.kind,
             source_digest: received.source,
         })
@@ -190,15 +193,15 @@ impl ImageStore {
             }
             Source::Url(url) => {
                 let body = fetch::get(&url, options, self.limits()).await?;
-                self.pumped(Box::pin(body.reader), body.size, idle, options, cancelled, unpack).await
+                self.pumped(body.pieces, body.size, idle, options, cancelled, unpack).await
             }
-            Source::Stream { reader, size } => self.pumped(reader, size, idle, options, cancelled, unpack).await,
+            Source::Stream { pieces, size } => self.pumped(pieces, size, idle, options, cancelled, unpack).await,
         }
     }
 
     async fn pumped(
         &self,
-        reader: Pin<Box<dyn AsyncRead + Send>>,
+        pieces: Pieces,
         size: Option<u64>,
         idle: Duration,
         options: &ImportOptions,
@@ -208,7 +211,7 @@ impl ImageStore {
         let (sender, channel) = mpsc::channel(PIECES_IN_FLIGHT);
         let receiving = self.receive_blocking(Input::Channel(channel), size, options, cancelled, unpack);
         // The pump ends by itself when the receiving end stops listening, so waiting for both cannot hang.
-        let ((), received) = tokio::join!(pump(reader, sender, idle), receiving);
+        let ((), received) = tokio::join!(pump(pieces, sender, idle), receiving);
         received
     }
 
@@ -318,13 +321,13 @@ fn open_source(path: &Path) -> Result<File> {
     )))
 }
 
-async fn pump(mut reader: Pin<Box<dyn AsyncRead + Send>>, sender: mpsc::Sender<Piece>, idle: Duration) {
+/// Hands pieces over as they are: their bytes are not copied on this side.
+async fn pump(mut pieces: Pieces, sender: mpsc::Sender<Piece>, idle: Duration) {
     loop {
-        let mut piece = bytes::BytesMut::with_capacity(PIECE);
-        let piece = match tokio::time::timeout(idle, reader.read_buf(&mut piece)).await {
-            Ok(Ok(0)) => Piece::End,
-            Ok(Ok(_)) => Piece::Data(piece.freeze()),
-            Ok(Err(e)) => Piece::Failed(Error::unavailable(format!("the image's source failed: {e}"))),
+        let piece = match tokio::time::timeout(idle, pieces.next()).await {
+            Ok(None) => Piece::End,
+            Ok(Some(Ok(data))) => Piece::Data(data),
+            Ok(Some(Err(e))) => Piece::Failed(Error::unavailable(format!("the image's source failed: {e}"))),
             Err(_) => {
                 Piece::Failed(Error::timeout(format!("the image's source sent nothing for {} s", idle.as_secs())))
             }

@@ -37,7 +37,7 @@ mod unpack;
 
 pub use export::{Export, ExportStream};
 pub use format::{Compression, Format, Inspected, Kind};
-pub use import::{ImportOptions, Imported, Source};
+pub use import::{ImportOptions, Imported, Pieces, Source};
 pub use limits::Limits;
 pub use progress::{Phase, Progress, Step};
 pub use store::ImageStore;

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! source -> [Tally: count, limit, cancel] -> [gz | xz | zst] -> Sink --> staging file (holes for zeros)
-//!                     |                                          |
-//!                 source digest                          content digest (own thread)
+//!                     |                                          |        \
+//!                 source digest              content digest (own thread)   fdatasync now and then (own thread)
 //! ```
 //!
-//! Hashing runs beside the writing: on two cores an import costs little more than a copy. Without compression both
-//! digests are the same and computed once. Holes of a source file are skipped, not read.
+//! Hashing runs beside the writing, and so does bringing what is written to the disk, so that little is left to wait for at
+//! the end. Pieces are shared by the threads, never copied, and used again: fresh ones would cost as much as their
+//! hashing, in page faults. Without compression both digests are the same and computed once. Holes of a source file are
+//! neither read nor written, but hashed: the digest is that of the bytes, and SHA-256 knows no way around zeros.
 
 use std::{
     cell::Cell,
@@ -17,6 +19,7 @@ use std::{
     path::Path,
     rc::Rc,
     sync::{
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -47,6 +50,10 @@ const BLOCK: usize = 4096;
 const HOLE_STEP: u64 = 64 << 20;
 /// Free space is asked for after so many bytes written.
 const SPACE_EVERY: u64 = 64 << 20;
+/// Brought to the disk after so many bytes written.
+const FLUSH_EVERY: u64 = 32 << 20;
+/// Pieces on their way to the hashing thread.
+const PIECES_IN_FLIGHT: usize = 4;
 static ZEROS: [u8; PIECE] = [0; PIECE];
 
 /// What an async source tells the blocking side. A channel that ends without [`Piece::End`] was given up.
@@ -101,11 +108,11 @@ pub(crate) fn receive(input: Input, target: &File, path: &Path, rules: &Rules<'_
     let compression = format::compression(&head).filter(|kind| rules.unpack && !unpack::hides_initrd(*kind, &head));
 
     thread::scope(|scope| {
-        let mut sink = Sink::new(target, path, rules, Hashing::start(scope));
+        let mut sink = Sink::new(target, path, rules, Hashing::start(scope), Flushing::start(scope, target));
         match compression {
             None => {
                 tally.hasher = None;
-                sink.data(&head)?;
+                sink.data(head)?;
                 match sparse.take() {
                     Some(file) => copy_file(&file, &mut tally, &mut sink)?,
                     None => copy(&mut tally, None, &mut sink)?,
@@ -137,11 +144,11 @@ fn unpacked(kind: Compression, head: Vec<u8>, tally: &mut Tally<'_>, sink: &mut 
         let chained = io::Cursor::new(head).chain(tally.by_ref());
         unpack::decoder(kind, chained).map_err(|e| Error::internal(format!("cannot start unpacking: {e}")))?
     };
-    let mut buf = vec![0; PIECE];
     let outcome = loop {
-        match fill(&mut reader, &mut buf) {
+        let mut piece = sink.hashing.piece();
+        match fill(&mut reader, &mut piece, PIECE) {
             Ok(0) => break Ok(()),
-            Ok(n) => sink.data(&buf[..n])?,
+            Ok(_) => sink.data(piece)?,
             Err(e) => break Err(e),
         }
         require_ratio(sink, consumed.get())?;
@@ -170,15 +177,15 @@ fn require_ratio(sink: &Sink<'_>, source: u64) -> Result<()> {
 }
 
 fn copy(tally: &mut Tally<'_>, limit: Option<u64>, sink: &mut Sink<'_>) -> Result<()> {
-    let mut buf = vec![0; PIECE];
     let mut left = limit.unwrap_or(u64::MAX);
     while left > 0 {
         let want = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-        let n = fill(tally, &mut buf[..want]).map_err(|e| tally.explain(&e, None))?;
+        let mut piece = sink.hashing.piece();
+        let n = fill(tally, &mut piece, want).map_err(|e| tally.explain(&e, None))?;
         if n == 0 {
             break;
         }
-        sink.data(&buf[..n])?;
+        sink.data(piece)?;
         left -= n as u64;
     }
     Ok(())
@@ -224,10 +231,12 @@ fn hole(tally: &mut Tally<'_>, sink: &mut Sink<'_>, mut left: u64) -> Result<()>
     Ok(())
 }
 
-/// Reads until `buf` is full or the source ends.
-fn fill(source: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+/// Reads `want` bytes, or fewer where the source ends: the piece is as long as what was read.
+fn fill(source: &mut impl Read, buf: &mut Vec<u8>, want: usize) -> io::Result<usize> {
+    // A piece that was full before is not cleared for nothing.
+    buf.resize(want, 0);
     let mut n = 0;
-    while n < buf.len() {
+    while n < want {
         match source.read(&mut buf[n..]) {
             Ok(0) => break,
             Ok(more) => n += more,
@@ -235,6 +244,7 @@ fn fill(source: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
             Err(e) => return Err(e),
         }
     }
+    buf.truncate(n);
     Ok(n)
 }
 
@@ -323,30 +333,33 @@ impl Read for ChannelReader {
     }
 }
 
-/// The hashing thread. Buffers go there and come back, so a copy needs a handful of them.
+/// The hashing thread. Pieces go there and come back, so a copy needs a handful of them.
 struct Hashing<'s> {
     work: mpsc::SyncSender<Hash>,
     returned: mpsc::Receiver<Vec<u8>>,
+    spare: Vec<Vec<u8>>,
     thread: thread::ScopedJoinHandle<'s, Digest>,
 }
 
 enum Hash {
-    Data(Vec<u8>),
+    Data(Arc<Vec<u8>>),
     Zeros(u64),
 }
 
 impl<'s> Hashing<'s> {
     fn start<'env>(scope: &'s thread::Scope<'s, 'env>) -> Self {
-        let (work, todo) = mpsc::sync_channel(4);
+        let (work, todo) = mpsc::sync_channel(PIECES_IN_FLIGHT);
         let (give_back, returned) = mpsc::channel();
         let thread = scope.spawn(move || {
             let mut hasher = Sha256::new();
             for item in todo {
                 match item {
                     Hash::Data(data) => {
-                        hasher.update(&data);
-                        // The other end only goes away when the import failed.
-                        let _ = give_back.send(data);
+                        hasher.update(data.as_slice());
+                        if let Some(piece) = Arc::into_inner(data) {
+                            // The other end only goes away when the import failed.
+                            let _ = give_back.send(piece);
+                        }
                     }
                     Hash::Zeros(mut left) => {
                         while left > 0 {
@@ -359,19 +372,52 @@ impl<'s> Hashing<'s> {
             }
             Digest(hasher.finalize().into())
         });
-        Self { work, returned, thread }
+        Self { work, returned, spare: Vec::new(), thread }
     }
 
-    fn data(&self, data: &[u8]) -> Result<()> {
-        let mut buf = self.returned.try_recv().unwrap_or_default();
-        buf.clear();
-        buf.extend_from_slice(data);
-        self.work.send(Hash::Data(buf)).map_err(|_| hashing_died())
+    /// A piece to read into, whatever is in it.
+    fn piece(&mut self) -> Vec<u8> {
+        self.spare.pop().or_else(|| self.returned.try_recv().ok()).unwrap_or_else(|| Vec::with_capacity(PIECE))
+    }
+
+    fn data(&self, data: &Arc<Vec<u8>>) -> Result<()> {
+        self.work.send(Hash::Data(Arc::clone(data))).map_err(|_| hashing_died())
+    }
+
+    /// This side is done with a piece; whichever side is last keeps it for the next.
+    fn done_with(&mut self, data: Arc<Vec<u8>>) {
+        self.spare.extend(Arc::into_inner(data));
     }
 
     fn finish(self) -> Result<Digest> {
         drop(self.work);
         self.thread.join().map_err(|_| hashing_died())
+    }
+}
+
+/// The thread that brings to the disk what is written, while more is: the last `fsync` then finds little to do.
+struct Flushing<'s> {
+    work: mpsc::SyncSender<()>,
+    thread: thread::ScopedJoinHandle<'s, io::Result<()>>,
+}
+
+impl<'s> Flushing<'s> {
+    fn start<'env>(scope: &'s thread::Scope<'s, 'env>, file: &'env File) -> Self {
+        let (work, todo) = mpsc::sync_channel(1);
+        // The kernel tells of a failed write once per open file: the last `fsync` would not know of one that is told here.
+        let thread = scope.spawn(move || todo.iter().try_for_each(|()| file.sync_data()));
+        Self { work, thread }
+    }
+
+    /// Asks for it. While one is under way another waits, and more than that make no difference; nor does asking a thread
+    /// that has failed: [`Self::finish`] tells.
+    fn ask(&self) {
+        let _ = self.work.try_send(());
+    }
+
+    fn finish(self) -> io::Result<()> {
+        drop(self.work);
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the flushing thread ended abnormally")))
     }
 }
 
@@ -385,31 +431,36 @@ struct Sink<'a> {
     path: &'a Path,
     rules: &'a Rules<'a>,
     hashing: Hashing<'a>,
+    flushing: Flushing<'a>,
     length: u64,
     written: u64,
     checked: u64,
+    flushed: u64,
 }
 
 impl<'a> Sink<'a> {
-    fn new(file: &'a File, path: &'a Path, rules: &'a Rules<'a>, hashing: Hashing<'a>) -> Self {
-        Self { file, path, rules, hashing, length: 0, written: 0, checked: 0 }
+    fn new(file: &'a File, path: &'a Path, rules: &'a Rules<'a>, hashing: Hashing<'a>, flushing: Flushing<'a>) -> Self {
+        Self { file, path, rules, hashing, flushing, length: 0, written: 0, checked: 0, flushed: 0 }
     }
 
-    fn data(&mut self, data: &[u8]) -> Result<()> {
-        self.hashing.data(data)?;
+    fn data(&mut self, data: Vec<u8>) -> Result<()> {
+        let data = Arc::new(data);
+        self.hashing.data(&data)?;
         let mut from = 0;
         while from < data.len() {
-            let zero = is_zero(block_at(data, from));
+            let zero = is_zero(block_at(&data, from));
             let mut to = from;
-            while to < data.len() && is_zero(block_at(data, to)) == zero {
-                to += block_at(data, to).len();
+            while to < data.len() && is_zero(block_at(&data, to)) == zero {
+                to += block_at(&data, to).len();
             }
             if !zero {
                 self.write(&data[from..to], self.length + from as u64)?;
             }
             from = to;
         }
-        self.grow(data.len() as u64)
+        self.grow(data.len() as u64)?;
+        self.hashing.done_with(data);
+        Ok(())
     }
 
     fn hole(&mut self, len: u64) -> Result<()> {
@@ -423,6 +474,10 @@ impl<'a> Sink<'a> {
         if self.written - self.checked >= SPACE_EVERY {
             self.checked = self.written;
             require_space(self.path.parent().unwrap_or(self.path), 0, self.rules.limits.keep_free)?;
+        }
+        if self.written - self.flushed >= FLUSH_EVERY {
+            self.flushed = self.written;
+            self.flushing.ask();
         }
         Ok(())
     }
@@ -440,7 +495,9 @@ impl<'a> Sink<'a> {
 
     fn finish(self) -> Result<Digest> {
         self.file.set_len(self.length).map_err(|e| io_error("write", self.path, &e))?;
-        self.hashing.finish()
+        let content = self.hashing.finish()?;
+        self.flushing.finish().map_err(|e| io_error("write", self.path, &e))?;
+        Ok(content)
     }
 }
 

@@ -1,5 +1,4 @@
-//! Building from real packages: slow and in need of a mirror, so run by hand with
-//! `cargo nextest run -p hull-image --run-ignored only twice`.
+//! Building from real packages: slow and in need of a mirror, so run by `make test-slow` and not with the others.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;

@@ -76,6 +76,32 @@ async fn holes_stay_holes() {
 }
 
 #[tokio::test]
+async fn a_disk_that_reaches_the_platter_piece_by_piece_arrives_whole() {
+    let lab = lab().await;
+    // More than is brought to the disk at once, with holes in it that no piece's border knows of.
+    let mut disk = raw_disk(80);
+    for (index, block) in disk.chunks_exact_mut(10_000).enumerate().filter(|(index, _)| index % 7 != 0) {
+        block.fill(u8::try_from(index % 255).unwrap() + 1);
+    }
+    let path = lab.write("disk.raw", &disk);
+    for source in [Source::File(path.clone()), Source::stream(tokio::fs::File::open(&path).await.unwrap())] {
+        let imported = lab.store.import(source, &declared(Format::Raw)).await.unwrap();
+        assert_eq!(imported.digest, sha256(&disk));
+        lab.store.verify(&imported.digest).await.unwrap();
+        lab.store.delete(&imported.digest).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn kernels_of_debian_that_are_no_linux_are_kernels() {
+    let lab = lab().await;
+    for kernel in ["/boot/memtest86+x64.bin", "/boot/invaders.exec"] {
+        let imported = lab.import(Path::new(kernel)).await.unwrap();
+        assert_eq!((imported.kind, imported.format), (Kind::Kernel, Format::Raw), "{kernel}");
+    }
+}
+
+#[tokio::test]
 async fn a_clean_qcow2_is_kept_and_every_other_format_becomes_one() {
     for (name, options, format) in [
         ("qcow2", &[][..], Format::Qcow2),

@@ -15,7 +15,7 @@ use hull_types::{
     wire::{ImageCreate, ImageUpdate, List, Revised},
 };
 use serde::Deserialize;
-use tokio_util::io::{ReaderStream, StreamReader};
+use tokio_util::io::ReaderStream;
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -89,7 +89,7 @@ async fn upload(
     let length =
         request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     let body = request.into_body().into_data_stream().map_err(std::io::Error::other);
-    let source = Source::Stream { reader: Box::pin(StreamReader::new(body)), size: length };
+    let source = Source::Stream { pieces: Box::pin(body), size: length };
     Ok(shown(&app.upload_image(&ctx, &image, source).await?))
 }
 

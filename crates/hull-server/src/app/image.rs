@@ -263,27 +263,30 @@ impl App {
     async fn receive(&self, ctx: &Ctx, id: ImageId, images: &ImageStore, source: Source) -> Result<ImageContent> {
         let (done, total) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let options = self.options(id, &done, &total);
-        let import = images.import(source, &options);
-        tokio::pin!(import);
+        // Beside the import and not within it: a commit takes as long as the disk that is being written to is busy, and
+        // meanwhile bytes go on coming in.
+        tokio::select! {
+            imported = images.import(source, &options) => imported.map(|imported| content(&imported)),
+            () = self.tell_progress(ctx, id, &done, &total) => Err(Error::internal("progress has no end")),
+        }
+    }
+
+    /// Writes down how far an import is, now and then, for ever.
+    async fn tell_progress(&self, ctx: &Ctx, id: ImageId, done: &AtomicU64, total: &AtomicU64) {
         let mut tick = tokio::time::interval(PROGRESS);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut last = 0;
         loop {
-            tokio::select! {
-                imported = &mut import => return imported.map(|imported| content(&imported)),
-                _ = tick.tick() => {
-                    let now = done.load(Ordering::Relaxed);
-                    if now != last {
-                        last = now;
-                        let total = Some(total.load(Ordering::Relaxed)).filter(|&total| total > 0).map(Bytes);
-                        let progress = ImageProgress { done: Bytes(now), total };
-                        // Told to watchers only; a lost one is followed by the next.
-                        _ = self.step(ctx, id, |image, call| {
-                            Ok(hull_core::image::progress(image, progress.clone(), call))
-                        }).await;
-                    }
-                }
+            tick.tick().await;
+            let now = done.load(Ordering::Relaxed);
+            if now == last {
+                continue;
             }
+            last = now;
+            let total = Some(total.load(Ordering::Relaxed)).filter(|&total| total > 0).map(Bytes);
+            let progress = ImageProgress { done: Bytes(now), total };
+            // Told to watchers only; a lost one is followed by the next.
+            _ = self.step(ctx, id, |image, call| Ok(hull_core::image::progress(image, progress.clone(), call))).await;
         }
     }
 
