@@ -197,6 +197,11 @@ impl Vms<'_> {
         self.0.socket(&self.path(vm, "console"), &[]).await
     }
 
+    /// Its screen, keyboard and pointer: the VNC protocol (RFB).
+    pub async fn vnc(&self, vm: &str) -> Result<Socket> {
+        self.0.socket(&self.path(vm, "vnc"), &[]).await
+    }
+
     /// A TCP connection to one of its ports, made from inside its network.
     pub async fn tcp(&self, vm: &str, port: u16) -> Result<Socket> {
         self.0.socket(&self.path(vm, &format!("tcp/{port}")), &[]).await

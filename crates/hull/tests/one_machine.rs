@@ -10,7 +10,7 @@ use std::{
 };
 
 use hull_testkit::guest::READY;
-use kit::{Hull, control_groups, number, processes, text, traces};
+use kit::{Hull, Running, control_groups, number, processes, text, traces};
 
 #[test]
 fn a_machine_is_made_used_and_leaves_nothing() {
@@ -23,6 +23,8 @@ fn a_machine_is_made_used_and_leaves_nothing() {
     hull.until_said("one", READY, 1);
     assert_eq!(hull.ssh("one", &key, "hostname; cat /proc/sys/kernel/random/boot_id").lines().next(), Some("one"));
     assert!(banner(&hull).starts_with("SSH-2.0-"), "{}", banner(&hull));
+
+    its_screen_is_seen_and_used(&hull);
 
     let list = hull.ok(&["vm", "list"]);
     assert!(list.contains("one") && list.contains("running"), "{list}");
@@ -61,6 +63,33 @@ fn banner(hull: &Hull) -> String {
     tcp.kill().unwrap();
     tcp.wait().unwrap();
     String::from_utf8_lossy(&said).into_owned()
+}
+
+fn its_screen_is_seen_and_used(hull: &Hull) {
+    let picture = hull.file("screen.png");
+    hull.ok(&["vm", "screenshot", "one", "--file", picture.to_str().unwrap()]);
+    assert_eq!(std::fs::read(picture).unwrap()[..4], *b"\x89PNG");
+
+    let mut door = Running::start(hull.command(&["vm", "vnc", "one"]));
+    let address = door.line();
+    let port = address.strip_prefix("vnc://127.0.0.1:").unwrap_or_else(|| panic!("no viewer's address: {address}"));
+    // A viewer's first words: protocol, no password, shared. The answer to all of it is the screen's size.
+    let line = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{port}; head -c 12 <&3; printf 'RFB 003.008\\n\\x01\\x01' >&3; head -c 10 <&3 | od -An -tu1"
+    );
+    let viewer = |line: &str| {
+        let seen = hull.program("timeout").args(["60", "bash", "-c", line]).output().unwrap();
+        String::from_utf8_lossy(&seen.stdout).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for _ in 0..2 {
+        let seen = viewer(&line);
+        // One way of authentication, none (1); accepted (0 0 0 0); then width and height.
+        let size = seen.strip_prefix("RFB 003.008 1 1 0 0 0 0 ").unwrap_or_else(|| panic!("no VNC server: {seen}"));
+        let size: Vec<u32> = size.split(' ').map(|byte| byte.parse().unwrap()).collect();
+        assert!(size[0] * 256 + size[1] >= 640 && size[2] * 256 + size[3] >= 400, "{size:?}");
+    }
+    door.interrupt();
+    assert!(hull.refused(3, &["vm", "vnc", "nobody"]).contains("nobody"));
 }
 
 fn halts_and_goes_on(hull: &Hull, key: &std::path::Path) {

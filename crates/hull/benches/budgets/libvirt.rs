@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use hull_testkit::TinyGuest;
 use tempfile::TempDir;
 
 use crate::{guests::MEMORY, qemu};
@@ -92,6 +93,28 @@ impl Libvirt {
         let took = begin.elapsed();
         self.virsh(&format!("destroy bench{run}; undefine bench{run}"))?;
         std::fs::remove_file(disk)?;
+        Ok(took)
+    }
+
+    /// The same of a microvm that boots this kernel. (libvirt 9 does start one, with nothing in it but its serial line.)
+    pub(crate) fn define_and_start_micro(&self, run: usize, guest: &TinyGuest) -> anyhow::Result<Duration> {
+        let xml = self.dir.path().join("micro.xml");
+        let domain = format!(
+            "<domain type='qemu'><name>micro{run}</name><memory unit='MiB'>{}</memory><vcpu>1</vcpu>
+            <os><type arch='x86_64' machine='microvm'>hvm</type>
+            <kernel>{}</kernel><initrd>{}</initrd><cmdline>{}</cmdline></os>
+            <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+            <controller type='usb' model='none'/><memballoon model='none'/></devices></domain>",
+            MEMORY.as_mib(),
+            guest.kernel.display(),
+            guest.initrd.display(),
+            TinyGuest::micro_cmdline(),
+        );
+        std::fs::write(&xml, domain)?;
+        let begin = Instant::now();
+        self.virsh(&format!("define {}; start micro{run}", xml.display()))?;
+        let took = begin.elapsed();
+        self.virsh(&format!("destroy micro{run}; undefine micro{run}"))?;
         Ok(took)
     }
 

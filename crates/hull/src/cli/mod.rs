@@ -26,6 +26,7 @@ mod store;
 mod token;
 mod vm;
 mod vm_create;
+mod vnc;
 
 const AFTER_HELP: &str = "\
 Exit codes:

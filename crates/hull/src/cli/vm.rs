@@ -13,7 +13,7 @@ use hull_types::{
     wire::{ExecRequest, PasswordRequest, VmAction, VmUpdate, VmView},
 };
 
-use super::{Session, Waiting, pair, ssh, vm_create};
+use super::{Session, Waiting, pair, ssh, vm_create, vnc};
 use crate::{
     output::{self, Show, word},
     wait,
@@ -108,6 +108,8 @@ pub(crate) enum Verb {
         #[arg(long, default_value = "screen.png")]
         file: PathBuf,
     },
+    /// Let VNC viewers see and use a VM's screen, until Ctrl-C
+    Vnc(vnc::Viewing),
     /// Run a program inside, through the guest agent
     Exec {
         /// Name or id
@@ -359,6 +361,7 @@ impl Verb {
                 output::bytes(&vms.console_log(&vm, tail).await?);
             }
             Self::Screenshot { vm, file } => screenshot(&vms.screenshot(&vm).await?, &file)?,
+            Self::Vnc(viewing) => viewing.run(&session.client).await?,
             Self::Exec { vm, timeout, stdin, argv } => return exec(session, &vm, timeout, stdin, argv).await,
             Self::Password { vm, user } => vms.password(&vm, &PasswordRequest { user, password: password()? }).await?,
             Self::AgentPing { vm } => {

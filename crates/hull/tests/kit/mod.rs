@@ -6,6 +6,7 @@
 
 use std::{
     fmt::Debug,
+    io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -355,6 +356,17 @@ pub struct Running(Option<Child>);
 impl Running {
     pub fn start(mut command: Command) -> Self {
         Self(Some(command.stdout(Stdio::piped()).spawn().unwrap()))
+    }
+
+    /// The next line it says.
+    pub fn line(&mut self) -> String {
+        let said = self.0.as_mut().unwrap().stdout.as_mut().unwrap();
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        // One by one: what comes after it is for who reads next.
+        while said.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+            line.extend(byte);
+        }
+        String::from_utf8(line).unwrap()
     }
 
     /// Ctrl-C; what it said until then.
