@@ -25,6 +25,10 @@ clean-all: ## delete every virtual machine, image and file that `make run` made
 test: ## install what tests need and run them all (as root)
 	@scripts/test.sh
 
+.PHONY: test-slow
+test-slow: ## the test that downloads a distribution twice: an image's recipe gives the same bytes (minutes)
+	@scripts/test.sh -p hull-image --run-ignored only -E 'binary(build)'
+
 .PHONY: bench
 bench: ## measure against the budgets and print the table; ARGS=quick is shorter
 	@scripts/bench.sh $(ARGS)

@@ -42,7 +42,7 @@ async fn invaders_boot_by_multiboot_and_are_seen_on_a_pcs_screen() {
     let bench = Bench::new();
     let vmm = bench.start(with_kernel(&bench, Profile::Pc, std::path::Path::new("/boot/invaders.exec"))).await;
     // The game speaks to the screen only: cyan invaders, a magenta ship. The firmware before it writes in grey.
-    let (cyan, magenta) = ([0, 170, 170], [170, 0, 170]);
+    let (cyan, magenta) = ([0, 168, 168], [168, 0, 168]);
     let seen = || async {
         let colours = colours(&vmm.screenshot().await.unwrap());
         if colours.contains(&cyan) && colours.contains(&magenta) { Ok(()) } else { Err(colours) }
