@@ -345,7 +345,7 @@ async fn after_a_reboot_of_the_host_vms_come_back_as_they_were() {
     let mut world = World::new();
     let mut network = network_kit::network(12);
     let mut third = network.ports[0].clone();
-    (third.id, third.vm) = (PortId(Uuid::now_v7()), VmId(Uuid::now_v7()));
+    (third.id, third.vm) = (PortId(Uuid::now_v7()), Some(VmId(Uuid::now_v7())));
     (third.mac.0[5], third.hostname) = (12, "vm12".into());
     third.addresses = vec!["10.90.12.12".parse().unwrap(), "fd00:90:12::c".parse().unwrap()];
     network.ports.push(third);

@@ -154,7 +154,10 @@ mod tests {
 
     #[test]
     fn a_certificate_that_nobody_could_renew_is_told_before_it_ends() {
-        let (facts, host) = (Ok(HypervisorFacts { version: "7.2".into(), accel: Accel::Tcg, fallback: None }), host());
+        let (facts, host) = (
+            Ok(HypervisorFacts { version: "7.2".into(), accel: Accel::Tcg, fallback: None, unfenced: Vec::new() }),
+            host(),
+        );
         let told = |left: i64| {
             let date = |seconds| Timestamp::from_second(seconds).unwrap();
             let validity = hull_core::certificate::Validity { from: date(0), until: date(1_200) };

@@ -178,8 +178,11 @@ fn to_evict(mut images: Vec<Kept>, used: &BTreeSet<Digest>, limit: Bytes) -> Vec
     images.into_iter().take_while(goes).collect()
 }
 
-/// The images in the directory, and what broken fetches left, each with when it was last written to.
-fn look(dir: &Path) -> Result<(Vec<Kept>, Vec<(PathBuf, SystemTime)>)> {
+/// What a broken fetch left, with when it was last written to.
+type Part = (PathBuf, SystemTime);
+
+/// The images in the directory, and what broken fetches left.
+fn look(dir: &Path) -> Result<(Vec<Kept>, Vec<Part>)> {
     let failed = |e: std::io::Error| io_error("list", dir, &e);
     let (mut images, mut parts) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir).map_err(failed)? {
