@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use hull_types::error::{Error, ErrorKind, Problem, Result};
+use hull_types::{
+    error::{Error, ErrorKind, Problem, Result},
+    sensitive::Sensitive,
+};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use url::Url;
@@ -20,7 +23,7 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     pub(crate) endpoint: Endpoint,
-    pub(crate) token: Option<String>,
+    pub(crate) token: Option<Sensitive>,
     pub(crate) project: Option<String>,
 }
 
@@ -36,7 +39,7 @@ impl Client {
             Endpoint::Https { ca_pem, .. } => builder.tls_backend_preconfigured(tls(ca_pem)?),
         };
         let http = builder.build().map_err(|e| Error::internal(format!("the HTTP client could not be made: {e}")))?;
-        Ok(Self { http, base: endpoint.base()?, endpoint, token, project })
+        Ok(Self { http, base: endpoint.base()?, endpoint, token: token.map(Sensitive::from), project })
     }
 
     /// `GET`, the answer as JSON.
@@ -52,6 +55,11 @@ impl Client {
     /// `PATCH` of a JSON body, the answer as JSON.
     pub async fn patch<B: Serialize + Sync + ?Sized, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T> {
         self.json(self.request(Method::PATCH, path, &[])?.json(body)).await
+    }
+
+    /// `PUT` of a JSON body, the answer as JSON.
+    pub async fn put<B: Serialize + Sync + ?Sized, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T> {
+        self.json(self.request(Method::PUT, path, &[])?.json(body)).await
     }
 
     /// `DELETE`; the answer's body is not wanted.
@@ -109,7 +117,7 @@ impl Client {
     fn request(&self, method: Method, path: &str, query: &Query<'_>) -> Result<RequestBuilder> {
         let request = self.http.request(method, self.url(path, query)?);
         Ok(match &self.token {
-            Some(token) => request.bearer_auth(token),
+            Some(token) => request.bearer_auth(token.expose()),
             None => request,
         })
     }

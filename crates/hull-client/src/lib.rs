@@ -13,5 +13,5 @@ mod watch;
 
 pub use endpoint::Endpoint;
 pub use http::{Client, Query};
-pub use noun::{Images, Nouns, Vms};
+pub use noun::{Images, Nouns, Vms, segment};
 pub use socket::Socket;

@@ -43,7 +43,7 @@ impl Client {
 }
 
 /// A name as one segment of a path.
-fn segment(name: &str) -> String {
+pub fn segment(name: &str) -> String {
     url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20")
 }
 

@@ -47,7 +47,7 @@ impl Client {
         };
         let mut request = url.as_str().into_client_request().map_err(|e| Error::internal(e.to_string()))?;
         if let Some(token) = &self.token {
-            let value = format!("Bearer {token}")
+            let value = format!("Bearer {}", token.expose())
                 .parse()
                 .map_err(|_| Error::unauthenticated("the token has characters that no token has"))?;
             request.headers_mut().insert("authorization", value);

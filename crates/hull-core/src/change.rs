@@ -15,12 +15,13 @@
 use std::net::IpAddr;
 
 use hull_types::{
+    app_credential::AppCredential,
     error::Error,
     event::Event,
     flavor::Flavor,
     id::{
-        FlavorId, FloatingIpId, ImageId, KeypairId, NetworkId, NodeId, PortId, ProjectId, RouterId, SecurityGroupId,
-        SubnetId, VmId,
+        AppCredentialId, FlavorId, FloatingIpId, ImageId, KeypairId, NetworkId, NodeId, PortId, ProjectId,
+        RoleAssignmentId, RouterId, SecurityGroupId, SubnetId, UserGroupId, UserId, VmId,
     },
     image::Image,
     keypair::Keypair,
@@ -31,6 +32,9 @@ use hull_types::{
     project::{Project, Usage},
     router::{FloatingIp, Router},
     security_group::SecurityGroup,
+    role_assignment::RoleAssignment,
+    user::{User, UserPassword},
+    user_group::UserGroup,
     vm::{Placement, Vm, VmStatus},
 };
 use uuid::Uuid;
@@ -70,6 +74,14 @@ pub enum Doc {
     Node(NodeId),
     /// What a node says of itself.
     NodeStatus(NodeId),
+    /// A user.
+    User(UserId),
+    /// A group of users.
+    UserGroup(UserGroupId),
+    /// A role given to someone.
+    RoleAssignment(RoleAssignmentId),
+    /// An application credential.
+    AppCredential(AppCredentialId),
 }
 
 /// What must still hold when the changes are committed.
@@ -108,6 +120,12 @@ pub enum Named {
     SecurityGroup,
     /// VMs, in a project.
     Vm,
+    /// Users, in the cloud.
+    User,
+    /// Groups of users, in the cloud.
+    UserGroup,
+    /// Roles: one for each subject in each scope.
+    RoleAssignment,
 }
 
 impl Named {
@@ -126,6 +144,9 @@ impl Named {
             Self::FloatingIp => "floating-ip",
             Self::SecurityGroup => "security-group",
             Self::Vm => "vm",
+            Self::User => "user",
+            Self::UserGroup => "user-group",
+            Self::RoleAssignment => "role-assignment",
         }
     }
 }
@@ -269,6 +290,26 @@ pub enum Write {
     PutNodeStatus(Box<NodeStatus>),
     /// Deletes a node's status.
     DeleteNodeStatus(NodeId),
+    /// Puts a user.
+    PutUser(Box<User>),
+    /// Deletes a user.
+    DeleteUser(UserId),
+    /// Puts the hash of a user's password.
+    PutUserPassword(Box<UserPassword>),
+    /// Deletes it.
+    DeleteUserPassword(UserId),
+    /// Puts a group of users.
+    PutUserGroup(Box<UserGroup>),
+    /// Deletes a group of users.
+    DeleteUserGroup(UserGroupId),
+    /// Puts a role assignment.
+    PutRoleAssignment(Box<RoleAssignment>),
+    /// Deletes a role assignment.
+    DeleteRoleAssignment(RoleAssignmentId),
+    /// Puts an application credential.
+    PutAppCredential(Box<AppCredential>),
+    /// Deletes an application credential.
+    DeleteAppCredential(AppCredentialId),
     /// Takes what must be free.
     Claim(Claim),
     /// Gives it back.

@@ -12,6 +12,7 @@
 //! No I/O, no clock, no randomness: all three come in as arguments, so that thousands of cases run in a second and the
 //! simulator replays a failure from its seed. One noun, one module.
 
+pub mod app_credential;
 pub mod call;
 pub mod certificate;
 pub mod change;
@@ -22,15 +23,21 @@ pub mod hostname;
 pub mod image;
 pub mod ipam;
 pub mod keypair;
+pub mod login;
 pub mod mac;
 pub mod network;
 pub mod node;
 pub mod path;
 pub mod placement;
+pub mod policy;
 pub mod project;
 pub mod quota;
 pub mod restart;
 pub mod retention;
+pub mod role_assignment;
+pub mod session;
+pub mod user;
+pub mod user_group;
 pub mod vm;
 
 #[cfg(test)]

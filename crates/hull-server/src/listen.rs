@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::tls::{Peer, node_of};
+use crate::tls::{Peer, Source, node_of};
 
 /// How long a stranger may take for a TLS handshake, and again for a request's headers.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ impl Doors {
         self.tasks.spawn(async move {
             loop {
                 let Some((slot, accepted)) = door.next(listener.accept()).await else { return };
-                let Ok((stream, _)) = accepted else { continue };
+                let Ok((stream, from)) = accepted else { continue };
                 let (acceptor, each) = (acceptor.clone(), door.clone());
                 door.tasks.spawn(async move {
                     let _slot = slot;
@@ -73,7 +73,7 @@ impl Doors {
                     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
                     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                     let peer = certificate.and_then(node_of).map_or(Peer::Anonymous, Peer::Node);
-                    each.serve(stream, peer).await;
+                    each.serve(stream, peer, Source(Some(from.ip().to_canonical()))).await;
                 });
             }
         });
@@ -98,7 +98,7 @@ impl Doors {
                 door.tasks.spawn(async move {
                     let _slot = slot;
                     let peer = peer(&stream);
-                    each.serve(stream, peer).await;
+                    each.serve(stream, peer, Source(None)).await;
                 });
             }
         });
@@ -152,9 +152,10 @@ impl Door {
         }
     }
 
-    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer, source: Source) {
         let service = self.router.clone().map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(source);
             request
         });
         let mut builder = Builder::new(TokioExecutor::new());

@@ -92,6 +92,9 @@ pub struct Error {
     /// The field of the request at fault, as a JSON pointer, where one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// When trying again may help, in seconds, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u32>,
 }
 
 /// The result of anything that may be refused.
@@ -138,13 +141,20 @@ constructors! {
 impl Error {
     /// An error of this kind.
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), field: None }
+        Self { kind, detail: detail.into(), field: None, retry_after: None }
     }
 
     /// Names the request's field at fault, as a JSON pointer (`/resources/memory`).
     #[must_use]
     pub fn at(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
+        self
+    }
+
+    /// Says when trying again may help, in seconds.
+    #[must_use]
+    pub fn after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 }
@@ -166,6 +176,9 @@ pub struct Problem {
     /// The request's field at fault, as a JSON pointer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// When trying again may help, in seconds, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u32>,
     /// The request's id, to find it in the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -182,6 +195,7 @@ impl From<Error> for Problem {
             detail: error.detail,
             kind: error.kind,
             field: error.field,
+            retry_after: error.retry_after,
             request_id: None,
         }
     }
@@ -189,6 +203,6 @@ impl From<Error> for Problem {
 
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
-        Self { kind: problem.kind, detail: problem.detail, field: problem.field }
+        Self { kind: problem.kind, detail: problem.detail, field: problem.field, retry_after: problem.retry_after }
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::id::{EventId, NodeId, ProjectId, TokenId};
+use crate::id::{AppCredentialId, EventId, NodeId, ProjectId, TokenId, UserId};
 
 /// Who caused an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -15,6 +15,18 @@ pub enum Actor {
     Token {
         /// The token.
         token: TokenId,
+    },
+    /// A user who has logged in.
+    User {
+        /// The user.
+        user: UserId,
+    },
+    /// A program, by an application credential.
+    AppCredential {
+        /// For whom it acts.
+        user: UserId,
+        /// The credential.
+        credential: AppCredentialId,
     },
     /// Root, over the local socket.
     LocalRoot,

@@ -59,6 +59,16 @@ ids! {
     ProjectId = "project";
     /// A user who signs in.
     UserId = "user";
+    /// A group of users.
+    UserGroupId = "user-group";
+    /// A role given to someone somewhere.
+    RoleAssignmentId = "role-assignment";
+    /// An application credential.
+    AppCredentialId = "app-credential";
+    /// A key that signs tokens.
+    SigningKeyId = "signing-key";
+    /// A signed token.
+    SessionId = "session";
     /// An API token.
     TokenId = "token";
     /// An image record (its bytes are named by a [`crate::digest::Digest`]).

@@ -9,6 +9,7 @@
 //!   (a VM is [`vm::Vm`] by its user, [`vm::Placement`] by the scheduler, [`vm::VmStatus`] by its node);
 //! * the **protocol** between server and node ([`link`]).
 
+pub mod app_credential;
 pub mod digest;
 pub mod error;
 pub mod event;
@@ -27,8 +28,13 @@ pub mod project;
 pub mod reason;
 pub mod router;
 pub mod security_group;
+pub mod role_assignment;
+pub mod sensitive;
+pub mod session;
 pub mod token;
 pub mod units;
+pub mod user;
+pub mod user_group;
 pub mod vm;
 pub mod wire;
 

@@ -11,7 +11,12 @@ use std::{
 };
 
 use hull_client::{Client, Endpoint};
-use hull_types::error::{Error, Result};
+use hull_types::{
+    Timestamp,
+    error::{Error, Result},
+    sensitive::Sensitive,
+    wire::Session,
+};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -43,11 +48,32 @@ pub(crate) struct Context {
     pub(crate) server: Url,
     /// The CA's certificate, as PEM.
     pub(crate) ca: String,
-    /// The API token.
-    pub(crate) token: String,
+    /// The token.
+    pub(crate) token: Sensitive,
     /// The project calls are about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) project: Option<String>,
+    /// The session the token is of, where someone logged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) login: Option<LoggedIn>,
+}
+
+/// A session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LoggedIn {
+    /// Who.
+    pub(crate) user: String,
+    /// When the token stops working.
+    pub(crate) expires_at: Timestamp,
+    /// Until when it can be renewed.
+    pub(crate) renewable_until: Timestamp,
+}
+
+impl LoggedIn {
+    /// The session just begun or renewed.
+    pub(crate) fn new(user: String, session: &Session) -> Self {
+        Self { user, expires_at: session.expires_at, renewable_until: session.renewable_until }
+    }
 }
 
 impl Config {
@@ -100,7 +126,11 @@ pub(crate) fn client(context: Option<&str>, data_dir: Option<&Path>, project: Op
         && let Some(found) = Config::load()?.context(context)?
     {
         let endpoint = Endpoint::Https { url: found.server.clone(), ca_pem: found.ca.clone() };
-        return Client::new(endpoint, Some(found.token.clone()), project.or_else(|| found.project.clone()));
+        return Client::new(
+            endpoint,
+            Some(found.token.expose().to_owned()).filter(|token| !token.is_empty()),
+            project.or_else(|| found.project.clone()),
+        );
     }
     let socket = socket(data_dir.unwrap_or(Path::new(DATA_DIR)));
     Client::new(Endpoint::Unix(socket), None, project)

@@ -1,4 +1,6 @@
-//! Who calls: the bearer of a token, or root on this machine by the unix socket.
+//! Who calls, and whether they may do this at all. The bearer of a token, or root on this machine by the unix socket.
+//!
+//! What the router matched is an operation of `hull_core::policy`. One without a row there is refused to everyone.
 
 use std::{
     collections::HashMap,
@@ -6,18 +8,15 @@ use std::{
 };
 
 use axum::{
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     http::header,
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use hull_types::{
-    digest::Digest,
-    error::{Error, ErrorKind, Result},
-    id::TokenId,
-};
-use sha2::Digest as _;
+use hull_core::policy::{Act, Place, Verdict, Who};
+use hull_types::error::{Error, ErrorKind, Result};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{extract::parameter, problem::Refusal};
 use crate::{
@@ -25,17 +24,21 @@ use crate::{
     tls::Peer,
 };
 
-/// Calls a second that one token may make in the long run, and at once.
+/// Calls a second that one caller may make in the long run, and at once.
 const RATE: f64 = 1_000.0;
 const BURST: f64 = 5_000.0;
 
-/// Authenticates, counts against the token's rate, and waits for the newest state where `?consistent=true` asks for it.
+/// Authenticates, counts against the caller's rate, asks the policy, and waits for the newest state where `?consistent=true` asks for it.
 pub(crate) async fn authenticate(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    let caller = match gate.admit(&request) {
-        Ok(caller) => caller,
+    match gate.admit(&request) {
+        Ok((act, caller)) => {
+            request.extensions_mut().insert(act);
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+        }
         Err(error) => return Refusal(error).into_response(),
-    };
-    request.extensions_mut().insert(caller);
+    }
     let consistent = request.uri().query().and_then(|query| parameter(query, "consistent"));
     if consistent.as_deref() == Some("true")
         && let Err(error) = gate.app.catch_up().await
@@ -48,7 +51,7 @@ pub(crate) async fn authenticate(State(gate): State<Arc<Gate>>, mut request: Req
 /// Lets callers in.
 pub(crate) struct Gate {
     app: Arc<App>,
-    buckets: Mutex<HashMap<TokenId, Bucket>>,
+    buckets: Mutex<HashMap<Uuid, Bucket>>,
 }
 
 impl Gate {
@@ -56,7 +59,28 @@ impl Gate {
         Arc::new(Self { app, buckets: Mutex::default() })
     }
 
-    fn admit(&self, request: &Request) -> Result<Caller> {
+    /// What is wanted, and who wants it: nobody in particular where everyone may.
+    fn admit(&self, request: &Request) -> Result<(Act, Option<Caller>)> {
+        let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let act = Act::of(request.method().as_str(), path);
+        if let Some(act) = act.filter(|act| act.who() == Who::Everyone) {
+            return Ok((act, None));
+        }
+        let caller = self.caller(request)?;
+        let act = act.ok_or_else(|| without_row(request, path))?;
+        if caller.must_change_password && !act.before_new_password() {
+            return Err(Error::forbidden(
+                "you must choose another password first: `hull user set-password` does it, or PUT /v1/users/{you}/password",
+            ));
+        }
+        match caller.may(act.who(), Place::Somewhere) {
+            Verdict::Allow => Ok((act, Some(caller))),
+            Verdict::Hide => Err(Error::not_found("there is nothing here for you")),
+            Verdict::Refuse(why) => Err(Error::forbidden(why)),
+        }
+    }
+
+    fn caller(&self, request: &Request) -> Result<Caller> {
         if request.extensions().get::<Peer>() == Some(&Peer::LocalRoot) {
             return Ok(Caller::LOCAL_ROOT);
         }
@@ -65,39 +89,33 @@ impl Gate {
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "))
-            .ok_or_else(|| Error::unauthenticated("this needs a token: send `Authorization: Bearer <token>`"))?;
-        let caller = self.bearer(secret.trim())?;
-        if let Some(token) = caller.token() {
-            self.count(token)?;
+            .ok_or_else(|| {
+                Error::unauthenticated("this needs a token: `hull login`, or send `Authorization: Bearer <token>`")
+            })?;
+        let caller = self.app.bearer(secret.trim())?;
+        if let Some(principal) = caller.principal() {
+            self.count(principal)?;
         }
         Ok(caller)
     }
 
-    /// The caller a secret stands for. The lookup is by the secret's SHA-256, so its timing tells nothing of the secret.
-    fn bearer(&self, secret: &str) -> Result<Caller> {
-        let digest = Digest(sha2::Sha256::digest(secret).into());
-        let now = self.app.env().now();
-        self.app
-            .cache()
-            .read(|state| {
-                let token = state.token_by_secret(&digest)?;
-                works(token.created_at, token.expires_at, now).then(|| Caller::bearer(token))
-            })
-            .ok_or_else(|| {
-                Error::unauthenticated(
-                    "the token is unknown or has expired (or the server's clock is before it was made); an admin makes a new one with `hull token create`",
-                )
-            })
-    }
-
-    fn count(&self, token: TokenId) -> Result<()> {
+    fn count(&self, principal: Uuid) -> Result<()> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = buckets.entry(token).or_insert_with(|| Bucket { left: BURST, at: Instant::now() });
+        let bucket = buckets.entry(principal).or_insert_with(|| Bucket { left: BURST, at: Instant::now() });
         if bucket.take(Instant::now()) {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::TooManyRequests, "this token calls too often; wait a second, then go on more slowly"))
+        Err(Error::new(ErrorKind::TooManyRequests, "you call too often; wait a second, then go on more slowly"))
     }
+}
+
+/// A method that no operation of this path has, or (a defect that a test finds) an operation without a row.
+fn without_row(request: &Request, path: &str) -> Error {
+    let method = request.method();
+    if Act::ALL.iter().any(|act| act.path() == path) {
+        return Error::invalid(format!("{path:?} does not take {method}; `/v1/openapi.json` lists what it takes"));
+    }
+    Error::forbidden(format!("no rule says who may {method} {path}, so nobody may; please report this"))
 }
 
 /// A token bucket.

@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hull_core::policy::Act;
 use hull_types::{
     digest::Digest,
     error::{Error, ErrorKind, Result},
@@ -118,7 +119,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Ctx {
             .ok_or_else(|| Error::internal("a handler without authentication asked who calls"))?;
         let project = parts.uri.query().and_then(|query| parameter(query, "project"));
         let if_match = parts.headers.get(header::IF_MATCH).map(|value| revision(value.to_str().ok())).transpose()?;
-        Ok(Self { caller, project, if_match: if_match.flatten(), replay: parts.extensions.get::<ReplayKey>().cloned() })
+        let act = parts.extensions.get::<Act>().copied();
+        Ok(Self {
+            caller,
+            act,
+            project,
+            if_match: if_match.flatten(),
+            replay: parts.extensions.get::<ReplayKey>().cloned(),
+        })
     }
 }
 

@@ -154,7 +154,8 @@ async fn tcp(
 
 /// The stream is opened before the upgrade is answered, so that a refusal is an ordinary problem document.
 async fn open(app: &App, ctx: &Ctx, vm: &str, target: StreamTarget, up: Upgrade) -> Answer<Response> {
-    ctx.caller.at_least(hull_types::token::Role::Member)?;
+    // Whether there is such a VM for the caller comes before how they ask.
+    app.vm(ctx, vm)?;
     let up = up.map_err(|e| Refusal(Error::invalid(format!("this is a WebSocket: {}", e.body_text()))))?;
     let io = app.stream(ctx, vm, target).await?;
     Ok(up.on_upgrade(move |socket| pipe::pipe(socket, io)))

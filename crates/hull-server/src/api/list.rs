@@ -45,7 +45,7 @@ pub(crate) struct ListQuery {
     _project: Option<String>,
     /// Those of all projects; needs system scope.
     #[serde(default)]
-    all_projects: bool,
+    pub(crate) all_projects: bool,
     /// Changes as they happen, as newline-delimited JSON, instead of a page.
     #[serde(default)]
     watch: bool,

@@ -5,6 +5,7 @@
 //! ```
 
 pub(crate) mod answer;
+mod app_credential;
 mod auth;
 mod event;
 mod extract;
@@ -19,8 +20,12 @@ mod node;
 mod pipe;
 pub mod problem;
 mod project;
+mod role_assignment;
+mod session;
 mod status;
 mod token;
+mod user;
+mod user_group;
 mod vm;
 
 use std::sync::Arc;
@@ -69,6 +74,11 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .merge(network::routes())
         .merge(node::routes())
         .merge(event::routes())
+        .merge(session::routes())
+        .merge(user::routes())
+        .merge(user_group::routes())
+        .merge(role_assignment::routes())
+        .merge(app_credential::routes())
 }
 
 /// The API's description, OpenAPI 3.1; checked in as `openapi.json`.

@@ -70,7 +70,7 @@ pub(crate) async fn render(mut request: Request, next: Next) -> Response {
 }
 
 fn document(error: Error, id: &RequestId) -> Response {
-    let kind = error.kind;
+    let (kind, retry_after) = (error.kind, error.retry_after);
     let problem = Problem { request_id: id.0.to_str().ok().map(str::to_owned), ..Problem::from(error) };
     // A problem is text and numbers; it always has a JSON form.
     let body = serde_json::to_vec(&problem).unwrap_or_default();
@@ -81,7 +81,7 @@ fn document(error: Error, id: &RequestId) -> Response {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"hull\""));
         }
         ErrorKind::TooManyRequests | ErrorKind::Unavailable => {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after.unwrap_or(1)));
         }
         // The rest of a body that is too large is not read; the connection cannot be used again.
         ErrorKind::TooLarge => {

@@ -26,8 +26,8 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
 #[utoipa::path(get, path = "/v1/projects", tag = "projects", params(ListQuery),
     responses((status = 200, body = List<ProjectView>)))]
 async fn list(State(app): State<Arc<App>>, ctx: Ctx, Query(query): Query<ListQuery>) -> Answer<Response> {
-    let scope = ctx.caller.scope;
-    query.only(&[])?.serve(&app, &ctx, LISTING, move |_, project| App::lists_project(scope, project))
+    let seen = ctx.clone();
+    query.only(&[])?.serve(&app, &ctx, LISTING, move |_, project| App::lists_project(&seen, project))
 }
 
 /// Makes a project; for system admins.

@@ -9,12 +9,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hull_types::{
-    event::Actor,
-    token::{Role, Scope, Token},
-    wire::{List, Secret, TokenCreate},
+    token::Token,
+    wire::{List, Secret, TokenCreate, WhoAmI},
 };
-use serde::Serialize;
-use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -32,7 +29,6 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
 #[utoipa::path(get, path = "/v1/tokens", tag = "tokens", params(ListQuery),
     responses((status = 200, body = List<Token>)))]
 async fn list(State(app): State<Arc<App>>, ctx: Ctx, Query(query): Query<ListQuery>) -> Answer<Response> {
-    ctx.caller.at_least(Role::Admin)?;
     let seen = ctx.clone();
     query.only(&[])?.serve(&app, &ctx, LISTING, move |_, token| App::lists_token(&seen, token))
 }
@@ -59,21 +55,8 @@ async fn delete(State(app): State<Arc<App>>, ctx: Ctx, Path(token): Path<String>
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Who calls.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct WhoAmI {
-    /// As history names them.
-    #[serde(flatten)]
-    actor: Actor,
-    /// What they may do.
-    role: Role,
-    /// Where.
-    scope: Scope,
-}
-
-/// Tells who the caller is.
+/// Tells who the caller is and what they may do.
 #[utoipa::path(get, path = "/v1/whoami", tag = "tokens", responses((status = 200, body = WhoAmI)))]
-async fn whoami(ctx: Ctx) -> Body<WhoAmI> {
-    let caller = ctx.caller;
-    Body(WhoAmI { actor: caller.actor, role: caller.role, scope: caller.scope })
+async fn whoami(State(app): State<Arc<App>>, ctx: Ctx) -> Body<WhoAmI> {
+    Body(app.whoami(&ctx))
 }

@@ -1,12 +1,16 @@
 //! Who calls, for which project, under which conditions; and whether they may.
 
+use std::sync::Arc;
+
+use hull_core::policy::{self, Act, Asker, Grants, Place, Verdict, Who};
 use hull_types::{
     Timestamp,
     error::{Error, Result},
     event::Actor,
-    id::{ProjectId, TokenId},
+    id::{ProjectId, UserId},
     project::Project,
-    token::{Role, Scope},
+    session::Claims,
+    token::Role,
 };
 use uuid::Uuid;
 
@@ -15,59 +19,69 @@ use crate::state::{
     view::State,
 };
 
-/// Who calls.
+/// Who calls, and what they may do at this moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// As history names them.
     pub actor: Actor,
-    /// What they may do.
-    pub role: Role,
-    /// Where.
-    pub scope: Scope,
+    /// Their roles, looked up for this call.
+    pub grants: Grants,
+    /// Whether they must choose another password before anything else.
+    pub must_change_password: bool,
+    /// What their signed token says, where they came with one.
+    pub session: Option<Arc<Claims>>,
 }
 
 impl Caller {
     /// Root on this machine.
-    pub const LOCAL_ROOT: Self = Self { actor: Actor::LocalRoot, role: Role::Admin, scope: Scope::System };
+    pub const LOCAL_ROOT: Self = Self::admin(Actor::LocalRoot);
     /// A controller of the server's.
-    pub const SERVER: Self = Self { actor: Actor::Server, role: Role::Admin, scope: Scope::System };
+    pub const SERVER: Self = Self::admin(Actor::Server);
 
-    /// The bearer of this token.
-    pub fn bearer(token: &hull_types::token::Token) -> Self {
-        Self { actor: Actor::Token { token: token.id }, role: token.role, scope: token.scope }
+    const fn admin(actor: Actor) -> Self {
+        Self { actor, grants: Grants::system(Role::Admin), must_change_password: false, session: None }
     }
 
-    /// Their token; none over the local socket.
-    pub fn token(&self) -> Option<TokenId> {
+    /// Someone with these roles.
+    pub fn new(actor: Actor, grants: Grants) -> Self {
+        Self { actor, grants, must_change_password: false, session: None }
+    }
+
+    /// What their calls are counted and remembered by; none over the local socket.
+    pub fn principal(&self) -> Option<Uuid> {
         match self.actor {
-            Actor::Token { token } => Some(token),
+            Actor::Token { token } => Some(token.0),
+            Actor::User { user } => Some(user.0),
+            Actor::AppCredential { credential, .. } => Some(credential.0),
             Actor::LocalRoot | Actor::Server | Actor::Node { .. } => None,
         }
     }
 
-    /// Whether their scope is the whole cloud.
+    /// The user, where it is themself and not a program that acts for them.
+    pub fn user(&self) -> Option<UserId> {
+        match self.actor {
+            Actor::User { user } => Some(user),
+            Actor::Token { .. }
+            | Actor::AppCredential { .. }
+            | Actor::LocalRoot
+            | Actor::Server
+            | Actor::Node { .. } => None,
+        }
+    }
+
+    /// Whether they see the whole cloud.
     pub fn is_system(&self) -> bool {
-        self.scope == Scope::System
+        self.grants.system.is_some()
     }
 
     /// Whether they see what this project owns.
     pub fn sees(&self, project: ProjectId) -> bool {
-        match self.scope {
-            Scope::System => true,
-            Scope::Project(own) => own == project,
-        }
+        self.grants.in_project(project).is_some()
     }
 
-    /// Refuses who has less than this role.
-    ///
-    /// # Errors
-    /// `Forbidden`.
-    pub fn at_least(&self, role: Role) -> Result<()> {
-        if self.role >= role {
-            return Ok(());
-        }
-        let (has, needs) = (word(self.role), word(role));
-        Err(Error::forbidden(format!("this needs the role {needs}; the token's role is {has}. Use another token")))
+    /// What the policy says of an act of theirs.
+    pub fn may(&self, who: Who, place: Place) -> Verdict {
+        policy::decide(Asker { user: self.user(), grants: &self.grants }, who, place)
     }
 
     /// Refuses who has less than this role in the whole cloud.
@@ -75,18 +89,11 @@ impl Caller {
     /// # Errors
     /// `Forbidden`.
     pub fn system(&self, role: Role) -> Result<()> {
-        if !self.is_system() {
-            return Err(Error::forbidden("this concerns the whole cloud; it needs a token of system scope"));
+        match self.may(Who::System(role), Place::System) {
+            Verdict::Allow => Ok(()),
+            Verdict::Hide => Err(Error::forbidden("this concerns the whole cloud; ask a system admin")),
+            Verdict::Refuse(why) => Err(Error::forbidden(why)),
         }
-        self.at_least(role)
-    }
-}
-
-fn word(role: Role) -> &'static str {
-    match role {
-        Role::Reader => "reader",
-        Role::Member => "member",
-        Role::Admin => "admin",
     }
 }
 
@@ -104,6 +111,8 @@ pub struct ReplayKey {
 pub struct Ctx {
     /// Who.
     pub caller: Caller,
+    /// The operation; none for what the server does by itself, which only a system admin may.
+    pub act: Option<Act>,
     /// `?project=`: a name or id.
     pub project: Option<String>,
     /// `If-Match`: the revision the caller has read.
@@ -115,7 +124,7 @@ pub struct Ctx {
 impl Ctx {
     /// A call without conditions.
     pub fn of(caller: Caller) -> Self {
-        Self { caller, project: None, if_match: None, replay: None }
+        Self { caller, act: None, project: None, if_match: None, replay: None }
     }
 
     /// Names the project.
@@ -125,41 +134,76 @@ impl Ctx {
         self
     }
 
-    /// The project the call is about: the one named, the token's own, or `default`.
+    /// Who may do what this call does.
+    pub fn who(&self) -> Who {
+        self.act.map_or(Who::System(Role::Admin), Act::who)
+    }
+
+    /// Refuses a call that may not act here. `hidden` makes the refusal for what the caller must not know of.
     ///
     /// # Errors
-    /// `NotFound` where there is none, or none the caller sees.
+    /// `Forbidden`, or what `hidden` says.
+    pub fn allowed(&self, place: Place, hidden: impl FnOnce() -> Error) -> Result<()> {
+        match self.caller.may(self.who(), place) {
+            Verdict::Allow => Ok(()),
+            Verdict::Hide => Err(hidden()),
+            Verdict::Refuse(why) => Err(Error::forbidden(why)),
+        }
+    }
+
+    /// Refuses a call that may not act on the whole cloud.
+    ///
+    /// # Errors
+    /// `Forbidden`.
+    pub fn on_system(&self) -> Result<()> {
+        self.allowed(Place::System, || Error::forbidden("this concerns the whole cloud; ask a system admin"))
+    }
+
+    /// The project the call is about (the one named, the caller's only one, or `default`), for what the call does.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none, or none the caller sees; `Forbidden` where their role there is too weak.
     pub fn project<'a>(&self, state: &'a State) -> Result<&'a Doc<Project>> {
-        let found = match (&self.project, self.caller.scope) {
-            (Some(text), _) => by_text(&state.projects, None, text),
-            (None, Scope::Project(own)) => state.projects.get(own),
-            (None, Scope::System) => state.projects.named(None, "default"),
-        };
-        found.filter(|project| self.caller.sees(project.id)).ok_or_else(|| {
-            let text = self.project.as_deref().unwrap_or("default");
-            Error::not_found(format!("there is no project {text:?}; `hull project list` shows those you may use"))
-                .at("?project")
-        })
+        let project = self.seen_project(state)?;
+        if let Who::Project(_) = self.who() {
+            self.allowed(Place::Project(project.id), || self.no_project())?;
+        }
+        Ok(project)
     }
 
-    /// The project, for a change that needs this role.
-    ///
-    /// # Errors
-    /// As [`Ctx::project`], and `Forbidden`.
-    pub fn project_for<'a>(&self, role: Role, state: &'a State) -> Result<&'a Doc<Project>> {
-        self.caller.at_least(role)?;
-        self.project(state)
-    }
-
-    /// A resource of the call's project, by name or id. Ids are found in every project the caller sees.
+    /// The project the call is about, whatever the caller's role there.
     ///
     /// # Errors
     /// `NotFound`.
+    pub(crate) fn seen_project<'a>(&self, state: &'a State) -> Result<&'a Doc<Project>> {
+        let found = match (&self.project, self.caller.grants.home()) {
+            (Some(text), _) => by_text(&state.projects, None, text),
+            (None, Some(own)) => state.projects.get(own),
+            (None, None) => state.projects.named(None, "default"),
+        };
+        found.filter(|project| self.caller.sees(project.id)).ok_or_else(|| self.no_project())
+    }
+
+    fn no_project(&self) -> Error {
+        let text = self.project.as_deref().unwrap_or("default");
+        Error::not_found(format!(
+            "there is no project {text:?}; `hull project list` shows those you may use, `--project` names one"
+        ))
+        .at("?project")
+    }
+
+    /// A resource of the call's project, by name or id, for what the call does. Ids are found in every project the caller sees.
+    ///
+    /// # Errors
+    /// `NotFound`; `Forbidden` where the caller's role in the resource's project is too weak.
     pub fn find<'a, T: Noun>(&self, table: &'a Table<T>, text: &str, state: &State) -> Result<&'a Doc<T>> {
-        let project = self.project(state)?;
-        by_text(table, Some(project.id), text)
-            .filter(|doc| doc.project().is_none_or(|owner| self.caller.sees(owner)))
-            .ok_or_else(|| missing::<T>(text, Some(project)))
+        // The resource may lie in another project than the call's; the role in that one is what counts.
+        let project = self.seen_project(state)?;
+        let found = by_text(table, Some(project.id), text).ok_or_else(|| missing::<T>(text, Some(project)))?;
+        if let Some(owner) = found.project() {
+            self.allowed(Place::Project(owner), || missing::<T>(text, Some(project)))?;
+        }
+        Ok(found)
     }
 
     /// Refuses where the caller has read an older revision.

@@ -4,7 +4,6 @@ use hull_core::change::{Changes, Write};
 use hull_types::{
     error::{Error, Result},
     flavor::Flavor,
-    token::Role,
     wire::{FlavorCreate, Revised},
 };
 
@@ -53,7 +52,7 @@ impl App {
     /// # Errors
     /// `Forbidden` but for system admins; the decision's.
     pub async fn create_flavor(&self, ctx: &Ctx, request: &FlavorCreate) -> Result<Revised<Flavor>> {
-        ctx.caller.system(Role::Admin)?;
+        ctx.on_system()?;
         let decide = |_: &State, call: &mut hull_core::call::Call<'_>| {
             answer(hull_core::flavor::create(request, call)?, None, |write| match write {
                 Write::PutFlavor(flavor) => Some(flavor.as_ref()),
@@ -68,7 +67,7 @@ impl App {
     /// # Errors
     /// `Forbidden` but for system admins; `NotFound`; `PreconditionFailed`.
     pub async fn delete_flavor(&self, ctx: &Ctx, text: &str) -> Result<()> {
-        ctx.caller.system(Role::Admin)?;
+        ctx.on_system()?;
         self.change(ctx, |state, call| {
             let flavor = find(state, text)?;
             ctx.matches(flavor.revision)?;

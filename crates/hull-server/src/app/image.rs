@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use hull_core::{call::Call, change::Changes, change::Write, vm::create::Kernel};
+use hull_core::{call::Call, change::Changes, change::Write, policy::Place, vm::create::Kernel};
 use hull_image::{Export, ExportStream, Format, ImageStore, ImportOptions, Imported, Kind as Held, Progress, Source};
 use hull_types::{
     digest::Digest,
@@ -77,14 +77,12 @@ pub(crate) fn find<'a>(ctx: &Ctx, state: &'a State, text: &str) -> Result<&'a Do
 
 /// An image the caller may change: one of a project they belong to.
 fn own<'a>(ctx: &Ctx, state: &'a State, text: &str) -> Result<&'a Doc<Image>> {
-    ctx.caller.at_least(Role::Member)?;
     let image = find(ctx, state, text)?;
-    if !ctx.caller.sees(image.meta.project) {
+    // A public image of another project's is no secret.
+    ctx.allowed(Place::Project(image.meta.project), || {
         let name = &image.meta.name;
-        return Err(Error::forbidden(format!(
-            "image {name} belongs to another project; you may use it, not change it"
-        )));
-    }
+        Error::forbidden(format!("image {name} belongs to another project; you may use it, not change it"))
+    })?;
     ctx.matches(image.revision)?;
     Ok(image)
 }
@@ -132,13 +130,13 @@ impl App {
     /// # Errors
     /// `Forbidden`; `NotFound` for kernels it names; the decision's.
     pub async fn create_image(&self, ctx: &Ctx, request: &ImageCreate) -> Result<Revised<Image>> {
-        let project = self.cache.read(|state| ctx.project_for(Role::Member, state).map(|project| project.id))?;
+        let project = self.cache.read(|state| ctx.project(state).map(|project| project.id))?;
         let _turn = self.turn(project).await;
         let publisher = ctx.caller.system(Role::Admin).is_ok();
         let promise = Promise { format: request.format, checksum: request.checksum, operator: publisher };
         let done = self
             .plan(ctx, |state, call| {
-                let project = ctx.project_for(Role::Member, state)?;
+                let project = ctx.project(state)?;
                 let direct = direct(ctx, state, request.direct_boot.as_ref())?;
                 let held = usage(state, project.id);
                 let changes = hull_core::image::create(project, held, request, direct, publisher, call)?;

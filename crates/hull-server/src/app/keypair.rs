@@ -4,7 +4,6 @@ use hull_core::change::Write;
 use hull_types::{
     error::Result,
     keypair::Keypair,
-    token::Role,
     wire::{KeypairCreate, Revised},
 };
 
@@ -35,11 +34,11 @@ impl App {
     /// # Errors
     /// `Forbidden`; the decision's.
     pub async fn create_keypair(&self, ctx: &Ctx, request: &KeypairCreate) -> Result<Revised<Keypair>> {
-        let project = self.cache.read(|state| ctx.project_for(Role::Member, state).map(|project| project.id))?;
+        let project = self.cache.read(|state| ctx.project(state).map(|project| project.id))?;
         let _turn = self.turn(project).await;
         let done = self
             .change(ctx, |state, call| {
-                let project = ctx.project_for(Role::Member, state)?;
+                let project = ctx.project(state)?;
                 let changes = hull_core::keypair::create(project, usage(state, project.id), request, call)?;
                 answer(changes, None, |write| match write {
                     Write::PutKeypair(keypair) => Some(keypair.as_ref()),
@@ -55,7 +54,6 @@ impl App {
     /// # Errors
     /// `Forbidden`; `NotFound`; `PreconditionFailed`.
     pub async fn delete_keypair(&self, ctx: &Ctx, text: &str) -> Result<()> {
-        ctx.caller.at_least(Role::Member)?;
         self.change(ctx, |state, call| {
             let keypair = ctx.find(&state.keypairs, text, state)?;
             ctx.matches(keypair.revision)?;

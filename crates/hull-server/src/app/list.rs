@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{Stream, StreamExt};
+use hull_core::policy::Who;
 use hull_types::{
     Timestamp,
     error::{Error, ErrorKind, Result},
@@ -36,6 +37,8 @@ pub enum Whose {
     Project(ProjectId),
     /// Everyone's.
     All,
+    /// What belongs to no project.
+    Nobody,
 }
 
 /// How a noun is listed and watched.
@@ -62,6 +65,7 @@ impl<T: Noun, V> Listing<T, V> {
     fn sees(&self, whose: Whose, doc: &Doc<T>) -> bool {
         match (whose, doc.project()) {
             (Whose::All, _) | (_, None) => true,
+            (Whose::Nobody, Some(_)) => false,
             (Whose::Project(own), Some(owner)) => own == owner || self.shared.is_some_and(|shared| shared(doc)),
         }
     }
@@ -81,7 +85,7 @@ impl<T: Noun, V> Listing<T, V> {
         let own = match whose {
             // Owned nouns are found by their owner; shared ones are few and looked through.
             Whose::Project(project) if self.shared.is_none() && table.is_owned() => Some(project),
-            Whose::Project(_) | Whose::All => None,
+            Whose::Project(_) | Whose::All | Whose::Nobody => None,
         };
         let listing = *self;
         table.after(own, after).filter(move |doc| listing.sees(whose, doc))
@@ -97,6 +101,9 @@ impl App {
         if all {
             ctx.caller.system(Role::Reader)?;
             return Ok(Whose::All);
+        }
+        if !matches!(ctx.who(), Who::Project(_)) {
+            return Ok(Whose::Nobody);
         }
         self.cache.read(|state| ctx.project(state).map(|project| Whose::Project(project.id)))
     }
@@ -208,7 +215,7 @@ where
         let mut last: BTreeMap<Uuid, (u64, bool)> = BTreeMap::new();
         for change in changed.iter().filter(|change| self.listing.kinds.contains(&change.kind)) {
             let mine = match (self.whose, change.project) {
-                (Whose::All, _) | (_, None) => true,
+                (Whose::All | Whose::Nobody, _) | (_, None) => true,
                 (Whose::Project(own), Some(owner)) => own == owner || self.listing.shared.is_some(),
             };
             if mine {
@@ -221,6 +228,12 @@ where
         let now = self.env.now();
         let mut events: Vec<(u64, WatchEvent<V>)> = self.cache.read(|state| {
             let told = last.iter().filter(|(_, (_, news))| *news);
+            // Among what has no owner, what the caller must not see is not even told as deleted while it is there.
+            let hidden = |id: &Uuid| {
+                let found = (self.listing.table)(state).get(*id);
+                self.whose == Whose::Nobody && found.is_some_and(|doc| !(self.keep)(state, doc))
+            };
+            let told = told.filter(|(id, _)| !hidden(id));
             told.map(|(&id, &(revision, _))| (revision, self.event(state, id, revision, now))).collect()
         });
         events.sort_by_key(|(revision, _)| *revision);

@@ -5,21 +5,29 @@
 //! until the cache has seen the commit, so that whoever changed something reads it.
 
 pub mod answer;
+pub mod app_credential;
 pub mod ctx;
 pub mod event;
 pub mod explain;
 pub mod flavor;
+pub mod guard;
 pub mod guest;
 pub mod image;
 pub mod keypair;
 pub mod list;
 pub mod network;
 pub mod node;
+pub mod password;
 pub mod path;
 pub mod project;
 pub mod replay;
+pub mod role_assignment;
+pub mod session;
+pub mod signing;
 pub mod status;
 pub mod token;
+pub mod user;
+pub mod user_group;
 pub mod vm;
 
 use std::{
@@ -74,6 +82,8 @@ pub struct App {
     turns: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
     receiving: Arc<Mutex<HashSet<ImageId>>>,
     door: OnceLock<Door>,
+    passwords: password::Hasher,
+    guard: guard::Guard,
 }
 
 /// How hosts that join find and trust this server.
@@ -107,6 +117,8 @@ impl App {
             turns: Mutex::default(),
             receiving: Arc::default(),
             door: OnceLock::new(),
+            passwords: password::Hasher::default(),
+            guard: guard::Guard::default(),
         })
     }
 

@@ -12,7 +12,6 @@ use hull_types::{
     id::NodeId,
     name::Name,
     node::{Node, NodeStatus},
-    token::Role,
     vm::Vm,
     wire::{NodeUpdate, NodeView, Revised},
 };
@@ -81,7 +80,7 @@ impl App {
     /// # Errors
     /// `Forbidden` outside of system scope; `NotFound`.
     pub fn node(&self, ctx: &Ctx, text: &str) -> Result<Revised<NodeView>> {
-        ctx.caller.system(Role::Reader)?;
+        ctx.on_system()?;
         self.cache.read(|state| find(state, text).map(|node| view(state, node)))
     }
 
@@ -113,7 +112,7 @@ impl App {
     /// # Errors
     /// `Forbidden` but for system admins; `NotFound`; `PreconditionFailed`.
     pub async fn update_node(&self, ctx: &Ctx, text: &str, wanted: &NodeUpdate) -> Result<Revised<NodeView>> {
-        ctx.caller.system(Role::Admin)?;
+        ctx.on_system()?;
         self.change(ctx, |state, call| {
             let node = find(state, text)?;
             ctx.matches(node.revision)?;
@@ -128,7 +127,7 @@ impl App {
     /// # Errors
     /// `Forbidden` but for system admins; `NotFound`; `Conflict` while VMs are on it.
     pub async fn delete_node(&self, ctx: &Ctx, text: &str) -> Result<()> {
-        ctx.caller.system(Role::Admin)?;
+        ctx.on_system()?;
         self.change(ctx, |state, call| {
             let node = find(state, text)?;
             ctx.matches(node.revision)?;

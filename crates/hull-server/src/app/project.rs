@@ -1,12 +1,12 @@
 //! Projects: made and removed by system admins.
 
-use hull_core::change::Write;
+use hull_core::{change::Write, policy::Place};
 use hull_types::{
     error::{Error, Result},
     id::ProjectId,
     project::{Project, Usage},
     security_group::SecurityGroup,
-    token::{Role, Scope},
+    token::Scope,
     wire::{ProjectCreate, ProjectView},
 };
 
@@ -35,9 +35,10 @@ fn view(state: &State, project: &Doc<Project>) -> ProjectView {
 }
 
 fn find<'a>(ctx: &Ctx, state: &'a State, text: &str) -> Result<&'a Doc<Project>> {
-    by_text(&state.projects, None, text)
-        .filter(|project| ctx.caller.sees(project.id))
-        .ok_or_else(|| missing::<Project>(text, None))
+    let missing = || missing::<Project>(text, None);
+    let project = by_text(&state.projects, None, text).ok_or_else(missing)?;
+    ctx.allowed(Place::Project(project.id), missing)?;
+    Ok(project)
 }
 
 impl App {
@@ -50,8 +51,8 @@ impl App {
     }
 
     /// Whether a caller's listing shows this project.
-    pub fn lists_project(scope: Scope, project: &Project) -> bool {
-        scope == Scope::System || scope == Scope::Project(project.id)
+    pub fn lists_project(ctx: &Ctx, project: &Project) -> bool {
+        ctx.caller.sees(project.id)
     }
 
     /// Makes a project with its default security group.
@@ -59,7 +60,7 @@ impl App {
     /// # Errors
     /// `Forbidden` but for system admins; the decision's.
     pub async fn create_project(&self, ctx: &Ctx, request: &ProjectCreate) -> Result<ProjectView> {
-        ctx.caller.system(Role::Admin)?;
+        ctx.on_system()?;
         let done = self
             .change(ctx, |_, call| {
                 let changes = hull_core::project::create(request, call)?;
@@ -74,12 +75,12 @@ impl App {
         Ok(done.answer)
     }
 
-    /// Deletes an empty project.
+    /// Deletes an empty project, with what people were given in it.
     ///
     /// # Errors
     /// `Forbidden` but for system admins; `NotFound`; `Conflict` while it holds something.
     pub async fn delete_project(&self, ctx: &Ctx, text: &str) -> Result<()> {
-        ctx.caller.system(Role::Admin)?;
+        ctx.on_system()?;
         self.change(ctx, |state, call| {
             let project = find(ctx, state, text)?;
             ctx.matches(project.revision)?;
@@ -87,7 +88,14 @@ impl App {
                 state.groups.after(Some(project.id), None).map(|group| SecurityGroup::clone(&group.value)).collect();
             let networks = state.networks.after(Some(project.id), None).count();
             let held = usage(state, project.id);
-            Ok((hull_core::project::delete(project, held, &groups, networks, call)?, ()))
+            let mut changes = hull_core::project::delete(project, held, &groups, networks, call)?;
+            let here = Scope::Project(project.id);
+            let roles: Vec<_> =
+                state.people.assignments.iter().filter(|it| it.scope == here).map(|it| &*it.value).collect();
+            let credentials = state.people.credentials.iter().filter(|it| it.project == project.id);
+            let credentials: Vec<_> = credentials.map(|it| &*it.value).collect();
+            hull_core::role_assignment::remove_project(&mut changes, &roles, &credentials);
+            Ok((changes, ()))
         })
         .await
         .map(|done| done.answer)

@@ -40,7 +40,7 @@ impl App {
     /// The answer given to this call before, if it was.
     pub(super) async fn replayed<T: DeserializeOwned>(&self, ctx: &Ctx) -> Result<Option<Done<T>>> {
         let Some(wanted) = &ctx.replay else { return Ok(None) };
-        let key = keys::replay(ctx.caller.token(), &wanted.key);
+        let key = keys::replay(ctx.caller.principal(), &wanted.key);
         let found = hull_store::json::get_json::<Replay>(self.store.as_ref(), &key)
             .await
             .map_err(crate::state::repo::store_error)?;
@@ -60,7 +60,7 @@ impl App {
         let Some(replay) = &ctx.replay else { return Ok(()) };
         let answer =
             serde_json::to_value(answer).map_err(|e| Error::internal(format!("the answer has no JSON form: {e}")))?;
-        let key = keys::replay(ctx.caller.token(), &replay.key);
+        let key = keys::replay(ctx.caller.principal(), &replay.key);
         plan.when(Compare::Absent(key.clone().into()), None);
         plan.put(key, &Replay { fingerprint: replay.fingerprint, answer, at: self.env.now(), revision: None })
     }

@@ -1,7 +1,10 @@
 //! Credentials: API tokens and join tokens. A secret is shown once; the store keeps its SHA-256.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hull_core::node::{Joining, admit};
+use hull_core::{
+    node::{Joining, admit},
+    policy::{Place, Verdict},
+};
 use hull_store::{Compare, Revision};
 use hull_types::{
     Timestamp,
@@ -16,6 +19,9 @@ use sha2::Digest as _;
 
 use super::{App, ctx::Ctx, list::Listing};
 use crate::state::{keys::Kind, repo::Plan, table::Doc};
+
+/// What an API token's secret begins with.
+pub(crate) const PREFIX: &str = "hull_";
 
 /// How long a join token works, in hours.
 pub const JOIN_HOURS: i64 = 24;
@@ -45,16 +51,16 @@ impl App {
     /// `Forbidden` for who would give more than they have.
     pub async fn create_token(&self, ctx: &Ctx, request: &TokenCreate) -> Result<Secret> {
         no_replay(ctx)?;
-        let secret = format!("hull_{}", self.secret());
+        let secret = format!("{PREFIX}{}", self.secret());
         let now = self.env.now();
         let expires_at = request.expires_in_days.map(|days| later(now, i64::from(days) * 24)).transpose()?;
         let done = self
             .plan(ctx, |state, call| {
                 let scope = if request.system {
-                    ctx.caller.system(Role::Admin)?;
+                    ctx.on_system()?;
                     Scope::System
                 } else {
-                    Scope::Project(ctx.project_for(Role::Admin, state)?.id)
+                    Scope::Project(ctx.project(state)?.id)
                 };
                 let token = Token {
                     id: call.id(),
@@ -79,16 +85,16 @@ impl App {
                 Ok((plan, ()))
             })
             .await;
-        done.map(|_| Secret { secret, expires_at })
+        done.map(|_| Secret { secret: secret.into(), expires_at })
     }
 
     /// Whether a caller's listing shows this token.
     pub fn lists_token(ctx: &Ctx, token: &Token) -> bool {
-        match (ctx.caller.scope, token.scope) {
-            (Scope::System, _) => true,
-            (Scope::Project(own), Scope::Project(of)) => own == of,
-            (Scope::Project(_), Scope::System) => false,
-        }
+        let place = match token.scope {
+            Scope::System => Place::System,
+            Scope::Project(project) => Place::Project(project),
+        };
+        ctx.caller.may(ctx.who(), place) == Verdict::Allow
     }
 
     /// One token.
@@ -96,7 +102,6 @@ impl App {
     /// # Errors
     /// `Forbidden` but for admins; `NotFound`.
     pub fn token(&self, ctx: &Ctx, text: &str) -> Result<Token> {
-        ctx.caller.at_least(Role::Admin)?;
         self.cache.read(|state| Ok(Token::clone(&find(ctx, state, text)?.value)))
     }
 
@@ -105,7 +110,6 @@ impl App {
     /// # Errors
     /// `Forbidden` but for admins; `NotFound`.
     pub async fn delete_token(&self, ctx: &Ctx, text: &str) -> Result<()> {
-        ctx.caller.at_least(Role::Admin)?;
         self.plan(ctx, |state, call| {
             let token = find(ctx, state, text)?;
             let mut plan = Plan::default();
@@ -124,7 +128,7 @@ impl App {
     /// # Errors
     /// `Forbidden` but for system admins; `Unavailable` where this server listens to its own host only.
     pub async fn create_join_token(&self, ctx: &Ctx, request: &JoinTokenCreate) -> Result<Secret> {
-        ctx.caller.system(Role::Admin)?;
+        ctx.on_system()?;
         no_replay(ctx)?;
         let door = self.door.get().ok_or_else(|| {
             Error::unavailable("this server does not listen on the network; start it with --listen <address>")
@@ -146,7 +150,7 @@ impl App {
         })
         .await?;
         let text = format!("hull-join:{}:{}:{secret}", door.address, door.fingerprint);
-        Ok(Secret { secret: text, expires_at: Some(expires_at) })
+        Ok(Secret { secret: text.into(), expires_at: Some(expires_at) })
     }
 
     /// A host joins under this name by a token's secret; `proves` is the node whose certificate it showed. A token that is
@@ -190,7 +194,7 @@ impl App {
         }
         let ctx = Ctx::of(super::ctx::Caller::SERVER);
         let request = TokenCreate { name: name.clone(), role: Role::Admin, system: true, expires_in_days: None };
-        self.create_token(&ctx, &request).await.map(|made| Some(made.secret))
+        self.create_token(&ctx, &request).await.map(|made| Some(made.secret.expose().to_owned()))
     }
 }
 
@@ -204,7 +208,7 @@ fn find<'a>(
     token.filter(|token| App::lists_token(ctx, token)).ok_or_else(|| super::ctx::missing::<Token>(text, None))
 }
 
-fn no_replay(ctx: &Ctx) -> Result<()> {
+pub(crate) fn no_replay(ctx: &Ctx) -> Result<()> {
     match ctx.replay {
         // A stored answer would keep the secret, which is to be seen once and kept nowhere.
         Some(_) => {
@@ -223,6 +227,6 @@ pub(crate) fn works(created_at: Timestamp, expires_at: Option<Timestamp>, now: T
     expires_at.is_none_or(|until| now < until && created_at.as_second() - SKEW <= now.as_second())
 }
 
-fn later(now: Timestamp, hours: i64) -> Result<Timestamp> {
+pub(crate) fn later(now: Timestamp, hours: i64) -> Result<Timestamp> {
     now.checked_add(jiff::SignedDuration::from_hours(hours)).map_err(|_| Error::invalid("that expiry is too far away"))
 }

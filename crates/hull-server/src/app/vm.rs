@@ -22,7 +22,6 @@ use hull_types::{
     keypair::Keypair,
     network::{Network, Subnet},
     port::Port,
-    token::Role,
     vm::{Placement, Vm, VmState, VmStatus},
     wire::{DirectBootRequest, List, VmAction, VmAddress, VmCreate, VmUpdate, VmView},
 };
@@ -195,7 +194,7 @@ fn nics<'a>(ctx: &Ctx, state: &'a State, request: &'a VmCreate) -> Result<Vec<Wa
 }
 
 fn decide_create(ctx: &Ctx, state: &State, request: &VmCreate, call: &mut Call<'_>) -> Result<(Changes, List<VmView>)> {
-    let project = ctx.project_for(Role::Member, state)?;
+    let project = ctx.project(state)?;
     let image = |text: &str| image::find(ctx, state, text).map_err(|e| e.at("/image"));
     let keypairs = request.keypairs.iter().enumerate().map(|(at, text)| {
         ctx.find(&state.keypairs, text, state).map(|doc| &*doc.value).map_err(|e| e.at(format!("/keypairs/{at}")))
@@ -284,7 +283,6 @@ impl App {
     /// # Errors
     /// `Forbidden`, `NotFound`.
     pub fn user_data(&self, ctx: &Ctx, text: &str) -> Result<Option<String>> {
-        ctx.caller.at_least(Role::Member)?;
         self.cache.read(|state| ctx.find(&state.vms, text, state).map(|vm| vm.user_data.clone()))
     }
 
@@ -293,7 +291,7 @@ impl App {
     /// # Errors
     /// `Forbidden`; `NotFound` for what the request names; the decision's.
     pub async fn create_vms(&self, ctx: &Ctx, request: &VmCreate) -> Result<List<VmView>> {
-        let project = self.cache.read(|state| ctx.project_for(Role::Member, state).map(|project| project.id))?;
+        let project = self.cache.read(|state| ctx.project(state).map(|project| project.id))?;
         let _turn = self.turn(project).await;
         Ok(self.change(ctx, |state, call| decide_create(ctx, state, request, call)).await?.revised())
     }
@@ -303,7 +301,6 @@ impl App {
     /// # Errors
     /// `Forbidden`; `NotFound`; `PreconditionFailed`; the decision's.
     pub async fn update_vm(&self, ctx: &Ctx, text: &str, wanted: &VmUpdate) -> Result<VmView> {
-        ctx.caller.at_least(Role::Member)?;
         let done = self
             .change(ctx, |state, call| {
                 let vm = ctx.find(&state.vms, text, state)?;
@@ -319,7 +316,6 @@ impl App {
     /// # Errors
     /// `Forbidden`; `NotFound`; `PreconditionFailed`; the decision's.
     pub async fn act_on_vm(&self, ctx: &Ctx, text: &str, action: &VmAction) -> Result<VmView> {
-        ctx.caller.at_least(Role::Member)?;
         let project = self.cache.read(|state| ctx.find(&state.vms, text, state).map(|vm| vm.meta.project))?;
         // Only a resize takes from the quota.
         let _turn = match action {
@@ -335,7 +331,6 @@ impl App {
     /// # Errors
     /// `Forbidden`; `NotFound`; `PreconditionFailed`; `Conflict` where it is locked.
     pub async fn delete_vm(&self, ctx: &Ctx, text: &str) -> Result<()> {
-        ctx.caller.at_least(Role::Member)?;
         self.change(ctx, |state, call| {
             let vm = ctx.find(&state.vms, text, state)?;
             ctx.matches(vm.revision)?;

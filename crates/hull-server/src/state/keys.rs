@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use hull_types::{
-    id::{NetworkId, ProjectId, TokenId},
+    id::{NetworkId, ProjectId},
     name::Name,
     network::{Mac, Vni},
 };
@@ -73,6 +73,20 @@ kinds! {
     Token = "token";
     /// Join tokens.
     Join = "join";
+    /// Users.
+    User = "user";
+    /// The hashes of users' passwords, by user.
+    UserPassword = "user-password";
+    /// Groups of users.
+    UserGroup = "user-group";
+    /// Roles given to users and groups.
+    RoleAssignment = "role-assignment";
+    /// Application credentials.
+    AppCredential = "app-credential";
+    /// Keys that sign tokens.
+    SigningKey = "signing-key";
+    /// Signed tokens given back before their time.
+    EndedSession = "ended-session";
 }
 
 impl Kind {
@@ -123,10 +137,10 @@ pub const REPLAYS: &str = "idempotency/";
 /// When the server last looked for what is old, by the clock of then.
 pub const LOOKED: &str = "retention/looked";
 
-/// The key of one replay. Callers over the local socket have no token and share one space.
-pub fn replay(token: Option<TokenId>, key: &str) -> String {
-    match token {
-        Some(token) => format!("{REPLAYS}{token}/{key}"),
+/// The key of one replay, by who calls. Callers over the local socket share one space.
+pub fn replay(caller: Option<Uuid>, key: &str) -> String {
+    match caller {
+        Some(caller) => format!("{REPLAYS}{caller}/{key}"),
         None => format!("{REPLAYS}-/{key}"),
     }
 }

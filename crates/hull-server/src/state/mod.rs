@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod keys;
+pub mod people;
 pub mod repo;
 pub mod table;
 pub mod view;

@@ -139,6 +139,16 @@ impl Plan {
             Write::DeleteVmStatus(id) => self.delete(Kind::VmStatus.key(id.0)),
             Write::DeleteNode(id) => self.delete(Kind::Node.key(id.0)),
             Write::DeleteNodeStatus(id) => self.delete(Kind::NodeStatus.key(id.0)),
+            Write::PutUser(it) => self.put(Kind::User.key(it.id.0), &it)?,
+            Write::PutUserPassword(it) => self.put(Kind::UserPassword.key(it.user.0), &it)?,
+            Write::PutUserGroup(it) => self.put(Kind::UserGroup.key(it.id.0), &it)?,
+            Write::PutRoleAssignment(it) => self.put(Kind::RoleAssignment.key(it.id.0), &it)?,
+            Write::PutAppCredential(it) => self.put(Kind::AppCredential.key(it.id.0), &it)?,
+            Write::DeleteUser(id) => self.delete(Kind::User.key(id.0)),
+            Write::DeleteUserPassword(id) => self.delete(Kind::UserPassword.key(id.0)),
+            Write::DeleteUserGroup(id) => self.delete(Kind::UserGroup.key(id.0)),
+            Write::DeleteRoleAssignment(id) => self.delete(Kind::RoleAssignment.key(id.0)),
+            Write::DeleteAppCredential(id) => self.delete(Kind::AppCredential.key(id.0)),
             Write::Claim(claim) => {
                 let (key, owner) = claim_key(&claim);
                 self.when(Compare::Absent(key.clone().into()), claim.taken());
@@ -180,6 +190,10 @@ fn doc_key(doc: Doc) -> String {
         Doc::VmStatus(id) => Kind::VmStatus.key(id.0),
         Doc::Node(id) => Kind::Node.key(id.0),
         Doc::NodeStatus(id) => Kind::NodeStatus.key(id.0),
+        Doc::User(id) => Kind::User.key(id.0),
+        Doc::UserGroup(id) => Kind::UserGroup.key(id.0),
+        Doc::RoleAssignment(id) => Kind::RoleAssignment.key(id.0),
+        Doc::AppCredential(id) => Kind::AppCredential.key(id.0),
     }
 }
 
@@ -201,6 +215,10 @@ fn revision(doc: Doc, state: &State) -> Option<u64> {
         Doc::VmStatus(id) => state.status(id).map(|it| it.revision),
         Doc::Node(id) => state.nodes.get(id).map(|it| it.revision),
         Doc::NodeStatus(id) => state.node_status(id).map(|it| it.revision),
+        Doc::User(id) => state.people.users.get(id).map(|it| it.revision),
+        Doc::UserGroup(id) => state.people.groups.get(id).map(|it| it.revision),
+        Doc::RoleAssignment(id) => state.people.assignments.get(id).map(|it| it.revision),
+        Doc::AppCredential(id) => state.people.credentials.get(id).map(|it| it.revision),
     }
 }
 

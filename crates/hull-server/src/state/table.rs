@@ -7,6 +7,7 @@ use std::{
 };
 
 use hull_types::{
+    app_credential::AppCredential,
     event::Event,
     flavor::Flavor,
     id::ProjectId,
@@ -19,7 +20,11 @@ use hull_types::{
     project::Project,
     router::{FloatingIp, Router},
     security_group::SecurityGroup,
+    role_assignment::RoleAssignment,
+    session::{EndedSession, SigningKey},
     token::{JoinToken, Token},
+    user::User,
+    user_group::UserGroup,
     vm::Vm,
 };
 use uuid::Uuid;
@@ -95,6 +100,12 @@ nouns! {
     Token, "token", |it| None, Some(&it.name);
     JoinToken, "join token", |_it| None, None;
     Event, "event", |it| it.project, None;
+    User, "user", |it| None, Some(&it.name);
+    UserGroup, "user group", |it| None, Some(&it.name);
+    RoleAssignment, "role assignment", |_it| None, None;
+    AppCredential, "application credential", |_it| None, None;
+    SigningKey, "signing key", |_it| None, None;
+    EndedSession, "ended session", |_it| None, None;
 }
 
 /// The documents of one noun.

@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use super::{
     keys::Kind,
+    people::People,
     table::{Doc, Noun, Table},
 };
 use crate::app::image::Promise;
@@ -88,6 +89,7 @@ pub struct State {
     pub events: Table<Event>,
     pub tokens: Table<Token>,
     pub joins: Table<JoinToken>,
+    pub people: People,
     placements: HashMap<Uuid, Doc<Placement>>,
     statuses: HashMap<Uuid, Doc<VmStatus>>,
     node_statuses: HashMap<Uuid, Doc<NodeStatus>>,
@@ -236,6 +238,13 @@ impl State {
             Kind::Node => project = table(&mut self.nodes, change, id)?,
             Kind::Event => project = table(&mut self.events, change, id)?,
             Kind::Join => project = table(&mut self.joins, change, id)?,
+            Kind::User
+            | Kind::UserPassword
+            | Kind::UserGroup
+            | Kind::RoleAssignment
+            | Kind::AppCredential
+            | Kind::SigningKey
+            | Kind::EndedSession => self.people.apply(kind, change, id)?,
             Kind::Token => self.apply_token(change, id)?,
             Kind::Port => project = self.apply_port(change, id)?,
             Kind::Vm => project = self.apply_vm(change, id)?,
@@ -445,7 +454,7 @@ fn decode<T: DeserializeOwned>(change: &Change) -> Result<Option<Doc<T>>, StoreE
 }
 
 /// Changes a table; answers the owner of what was put or removed.
-fn table<T: Noun + DeserializeOwned>(
+pub(super) fn table<T: Noun + DeserializeOwned>(
     table: &mut Table<T>,
     change: &Change,
     id: Uuid,
@@ -460,7 +469,11 @@ fn table<T: Noun + DeserializeOwned>(
     }
 }
 
-fn side<T: DeserializeOwned>(map: &mut HashMap<Uuid, Doc<T>>, change: &Change, id: Uuid) -> Result<(), StoreError> {
+pub(super) fn side<T: DeserializeOwned>(
+    map: &mut HashMap<Uuid, Doc<T>>,
+    change: &Change,
+    id: Uuid,
+) -> Result<(), StoreError> {
     match decode(change)? {
         Some(new) => _ = map.insert(id, new),
         None => _ = map.remove(&id),

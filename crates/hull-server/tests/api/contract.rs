@@ -32,6 +32,10 @@ async fn no_endpoint_answers_without_credentials() {
     for (path, methods) in described["paths"].as_object().unwrap() {
         let path = path.replace(['{', '}'], "");
         for method in methods.as_object().unwrap().keys() {
+            // Where credentials are got.
+            if ["/v1/auth/login", "/v1/auth/methods"].contains(&path.as_str()) {
+                continue;
+            }
             let method: Method = method.to_uppercase().parse().unwrap();
             let answer = stranger.send(stranger.request(method.clone(), &path)).await;
             assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{method} {path}");

@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 
+mod identity;
+pub use identity::*;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,6 +20,7 @@ use crate::{
     node::{Node, NodeStatus},
     project::{Quota, Usage},
     reason::Reason,
+    sensitive::Sensitive,
     units::Bytes,
     vm::{Firmware, Placement, Profile, RebootKind, RestartPolicy, Vm, VmState, VmStatus},
 };
@@ -491,7 +495,7 @@ pub struct JoinTokenCreate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Secret {
     /// The text to keep.
-    pub secret: String,
+    pub secret: Sensitive,
     /// When it stops working.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]

@@ -82,8 +82,8 @@ impl Verb {
                     let bytes = super::read(path)?;
                     String::from_utf8(bytes).map_err(|_| Error::invalid(format!("{} is not text", path.display())))
                 };
-                let token = text(&token_file)?.trim().to_owned();
-                let context = Context { server, ca: text(&ca)?, token, project: global.project.clone() };
+                let token = text(&token_file)?.trim().to_owned().into();
+                let context = Context { server, ca: text(&ca)?, token, project: global.project.clone(), login: None };
                 config.contexts.insert(name.clone(), context);
                 config.current = Some(name);
             }

@@ -28,15 +28,22 @@ pub(crate) enum Verb {
     },
 }
 
+/// Who did something, as people read it.
+pub(crate) fn actor(actor: &Actor) -> String {
+    match actor {
+        Actor::Token { token } => format!("token {token}"),
+        Actor::User { user } => format!("user {user}"),
+        Actor::AppCredential { user, credential } => format!("app-credential {credential} of user {user}"),
+        Actor::LocalRoot => "root".to_owned(),
+        Actor::Server => "server".to_owned(),
+        Actor::Node { node } => format!("node {node}"),
+    }
+}
+
 impl Show for Event {
     const COLUMNS: &'static [&'static str] = &["at", "action", "resource", "actor", "message"];
     fn row(&self) -> Vec<String> {
-        let actor = match &self.actor {
-            Actor::Token { token } => format!("token {token}"),
-            Actor::LocalRoot => "root".to_owned(),
-            Actor::Server => "server".to_owned(),
-            Actor::Node { node } => format!("node {node}"),
-        };
+        let actor = actor(&self.actor);
         let resource = format!("{} {}", self.resource.kind, self.resource.name);
         vec![format!("{:.0}", self.at), self.action.clone(), resource, actor, self.message.clone()]
     }

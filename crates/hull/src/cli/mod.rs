@@ -8,6 +8,7 @@ use hull_types::error::{Error, Result};
 
 use crate::{config, output::Format};
 
+mod app_credential;
 mod apply;
 mod context;
 mod daemon;
@@ -17,13 +18,18 @@ mod explain;
 mod flavor;
 mod image;
 mod keypair;
+mod login;
 mod network;
 mod node;
 mod project;
+mod role_assignment;
+mod secret;
 mod ssh;
 mod status;
 mod store;
 mod token;
+mod user;
+mod user_group;
 mod vm;
 mod vm_create;
 mod vnc;
@@ -132,9 +138,27 @@ enum Command {
     /// Projects: who owns what
     #[command(subcommand)]
     Project(project::Verb),
+    /// Users: who may log in
+    #[command(subcommand)]
+    User(user::Verb),
+    /// Groups of users
+    #[command(subcommand)]
+    UserGroup(user_group::Verb),
+    /// Roles: who may do what, where
+    #[command(subcommand)]
+    Role(role_assignment::Verb),
     /// API tokens
     #[command(subcommand)]
     Token(token::Verb),
+    /// Credentials for programs that act for you
+    #[command(subcommand)]
+    AppCredential(app_credential::Verb),
+    /// Log in to a server
+    Login(login::Login),
+    /// End the session
+    Logout,
+    /// Who the server takes you for, and what you may do
+    Whoami,
     /// What happened
     #[command(subcommand)]
     Event(event::Verb),
@@ -194,8 +218,11 @@ impl Cli {
             Command::Man { dir } => clap_mangen::generate_to(Self::command(), &dir)
                 .map(|()| 0)
                 .map_err(|e| Error::invalid(format!("the manual pages cannot be written to {}: {e}", dir.display()))),
+            Command::Login(login) => block_on(login.run(&global)),
+            Command::Logout => block_on(login::logout(&global)),
             Command::Node(verb) if verb.is_local() => verb.run_local(&global),
             online => {
+                block_on(login::keep_in(&global))?;
                 let client =
                     config::client(global.context.as_deref(), global.data_dir.as_deref(), global.project.clone())?;
                 let session = Session { client, format: global.output, global };
@@ -217,6 +244,11 @@ impl Session {
             Command::Node(verb) => verb.run(&self).await,
             Command::Project(verb) => verb.run(&self).await,
             Command::Token(verb) => verb.run(&self).await,
+            Command::User(verb) => verb.run(&self).await,
+            Command::UserGroup(verb) => verb.run(&self).await,
+            Command::Role(verb) => verb.run(&self).await,
+            Command::AppCredential(verb) => verb.run(&self).await,
+            Command::Whoami => login::whoami(&self).await,
             Command::Event(verb) => verb.run(&self).await,
             Command::Ssh(ssh) => ssh.run(&self).await,
             Command::Explain(verb) => verb.run(&self).await,
@@ -227,6 +259,8 @@ impl Session {
             | Command::Doctor(_)
             | Command::Context(_)
             | Command::Store(_)
+            | Command::Login(_)
+            | Command::Logout
             | Command::Completion { .. }
             | Command::Man { .. } => Err(Error::internal("this command does not talk to a server")),
         }

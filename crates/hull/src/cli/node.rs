@@ -146,7 +146,7 @@ impl Verb {
             Self::JoinToken { reusable, name } => {
                 let wanted = JoinTokenCreate { reusable, name };
                 let secret: Secret = session.client.nouns("join-tokens").create(&wanted).await?;
-                output::line(secret.secret);
+                output::line(secret.secret.expose());
             }
             Self::Join { .. } | Self::Run { .. } | Self::Local(_) => return Ok(2),
         }

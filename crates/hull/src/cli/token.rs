@@ -4,7 +4,7 @@ use clap::{Subcommand, ValueEnum};
 use hull_types::{
     error::Result,
     name::Name,
-    token::{Role, Token},
+    token::{Role, Scope, Token},
     wire::{Secret, TokenCreate},
 };
 
@@ -49,13 +49,28 @@ pub(crate) enum RoleArg {
     Admin,
 }
 
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Reader => Self::Reader,
+            RoleArg::Member => Self::Member,
+            RoleArg::Admin => Self::Admin,
+        }
+    }
+}
+
+/// A scope as people read it.
+pub(crate) fn scope(scope: Scope) -> String {
+    match scope {
+        Scope::System => "the system".to_owned(),
+        Scope::Project(project) => format!("project {project}"),
+    }
+}
+
 impl Show for Token {
     const COLUMNS: &'static [&'static str] = &["name", "role", "scope", "expires", "id"];
     fn row(&self) -> Vec<String> {
-        let scope = serde_json::to_value(self.scope).unwrap_or_default();
-        let scope = scope
-            .get("project")
-            .map_or_else(|| "system".to_owned(), |id| format!("project {}", id.as_str().unwrap_or_default()));
+        let scope = scope(self.scope);
         let expires = self.expires_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
         vec![self.name.to_string(), word(&self.role), scope, expires, self.id.to_string()]
     }
@@ -67,13 +82,8 @@ impl Verb {
         match self {
             Self::List => output::list(&tokens.list::<Token>(&[]).await?, session.format),
             Self::Create { name, role, system, days } => {
-                let role = match role {
-                    RoleArg::Reader => Role::Reader,
-                    RoleArg::Member => Role::Member,
-                    RoleArg::Admin => Role::Admin,
-                };
-                let body = TokenCreate { name, role, system, expires_in_days: days };
-                output::line(tokens.create::<_, Secret>(&body).await?.secret);
+                let body = TokenCreate { name, role: role.into(), system, expires_in_days: days };
+                output::line(tokens.create::<_, Secret>(&body).await?.secret.expose());
             }
             Self::Delete { tokens: ids } => {
                 for id in ids {

@@ -1,0 +1,59 @@
+//! `/v1/auth/…`: logging in, staying in, logging out.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json as Body,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use hull_types::wire::{AuthMethods, Login, Session};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{extract::Json, problem::Answer};
+use crate::{
+    app::{App, ctx::Ctx},
+    tls::Source,
+};
+
+pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(login)).routes(routes!(renew)).routes(routes!(logout)).routes(routes!(methods))
+}
+
+/// Tells how one can log in; open to everyone.
+#[utoipa::path(get, path = "/v1/auth/methods", tag = "auth", security(()),
+    responses((status = 200, body = AuthMethods)))]
+async fn methods(State(app): State<Arc<App>>) -> Body<AuthMethods> {
+    Body(app.auth_methods())
+}
+
+/// Logs in with a user's name and password; answers a token that works for an hour. Open to everyone, but not often.
+#[utoipa::path(post, path = "/v1/auth/login", tag = "auth", request_body = Login, security(()),
+    responses((status = 200, body = Session)))]
+async fn login(
+    State(app): State<Arc<App>>,
+    source: Option<Extension<Source>>,
+    Json(body): Json<Login>,
+) -> Answer<Response> {
+    let from = source.and_then(|Extension(Source(from))| from);
+    Ok(secret(app.login(&body, from).await?))
+}
+
+/// Another token for a signed one that still works, or for an application credential.
+#[utoipa::path(post, path = "/v1/auth/renew", tag = "auth", responses((status = 200, body = Session)))]
+async fn renew(State(app): State<Arc<App>>, ctx: Ctx) -> Answer<Response> {
+    Ok(secret(app.renew(&ctx).await?))
+}
+
+/// Ends the session of this token, at once.
+#[utoipa::path(post, path = "/v1/auth/logout", tag = "auth", responses((status = 204)))]
+async fn logout(State(app): State<Arc<App>>, ctx: Ctx) -> Answer<StatusCode> {
+    app.logout(&ctx).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// An answer that nobody on its way may keep (RFC 6749 section 5.1).
+fn secret(session: Session) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Body(session)).into_response()
+}
