@@ -50,12 +50,20 @@ iputils-arping|asks whether an address is spoofed
 ndisc6|asks for router advertisements
 isc-dhcp-client|plays a guest that speaks DHCPv6
 jq|reads JSON in scripts
+openssl|makes a PKCE challenge by hand
 curl|speaks to the API as a stranger would
 procps|looks at processes in tests'
 
 bench_packages='
 libvirt-daemon-system|the peer that the benchmark compares with
 libvirt-clients|virsh, for the same'
+
+# The identity provider that tests log in at runs in node, whoever it came from.
+if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    test_packages+='
+nodejs|runs the identity provider of the tests
+npm|installs the identity provider of the tests'
+fi
 
 wanted=$build_packages
 [ "$goal" = build ] || wanted+=$run_packages

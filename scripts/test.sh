@@ -10,7 +10,7 @@ if [ "$(id -u)" != 0 ]; then
     echo "test: the tests make namespaces, cgroups and processes of other users; run them as root" >&2
     exit 1
 fi
-scripts/tools.sh nextest
+scripts/tools.sh nextest oidc-provider
 
 if [ $# -gt 0 ]; then
     exec cargo nextest run "$@"

@@ -27,6 +27,7 @@ pub mod login;
 pub mod mac;
 pub mod network;
 pub mod node;
+pub mod oidc;
 pub mod path;
 pub mod placement;
 pub mod policy;

@@ -247,6 +247,7 @@ const SYSTEM_ADMIN: Who = Who::System(Role::Admin);
 acts! {
     AuthLogin: "POST" "/v1/auth/login" => Who::Everyone;
     AuthMethods: "GET" "/v1/auth/methods" => Who::Everyone;
+    AuthOidc: "POST" "/v1/auth/oidc" => Who::Everyone;
     AuthRenew: "POST" "/v1/auth/renew" => Who::Known;
     AuthLogout: "POST" "/v1/auth/logout" => Who::Known;
     WhoAmI: "GET" "/v1/whoami" => Who::Known;
@@ -342,7 +343,10 @@ impl Act {
 
     /// Whether someone who must first choose another password may do this.
     pub const fn before_new_password(self) -> bool {
-        matches!(self, Self::UserPassword | Self::WhoAmI | Self::AuthLogout | Self::AuthMethods | Self::AuthLogin)
+        matches!(
+            self,
+            Self::UserPassword | Self::WhoAmI | Self::AuthLogout | Self::AuthMethods | Self::AuthLogin | Self::AuthOidc
+        )
     }
 }
 

@@ -2,10 +2,13 @@
 //!
 //! Whoever is the last user with the role admin on the system stays so: see [`crate::role_assignment::keep_an_admin`].
 
+use std::collections::BTreeSet;
+
 use hull_types::{
     app_credential::AppCredential,
     error::{Error, Result},
     event::Event,
+    id::UserId,
     role_assignment::RoleAssignment,
     sensitive::Sensitive,
     user::{ExternalIdentity, User, UserPassword},
@@ -60,6 +63,7 @@ pub fn create(request: &UserCreate, phc: Option<Sensitive>, call: &mut Call<'_>)
         enabled: request.enabled,
         must_change_password: request.must_change_password,
         external: None,
+        external_groups: BTreeSet::new(),
         session_epoch: 0,
         created_at: call.now,
         updated_at: call.now,
@@ -68,7 +72,12 @@ pub fn create(request: &UserCreate, phc: Option<Sensitive>, call: &mut Call<'_>)
 }
 
 /// Decides on a user who came from an identity provider for the first time.
-pub fn provision(mut request: UserCreate, external: ExternalIdentity, call: &mut Call<'_>) -> Changes {
+pub fn provision(
+    mut request: UserCreate,
+    external: ExternalIdentity,
+    groups: &BTreeSet<String>,
+    call: &mut Call<'_>,
+) -> (Changes, UserId) {
     // What the provider says of them is no reason to turn them away.
     if check_texts(request.email.as_deref(), &request.display_name).is_err() {
         (request.email, request.display_name) = (None, String::new());
@@ -82,11 +91,23 @@ pub fn provision(mut request: UserCreate, external: ExternalIdentity, call: &mut
         enabled: true,
         must_change_password: false,
         external: Some(external),
+        external_groups: groups.clone(),
         session_epoch: 0,
         created_at: call.now,
         updated_at: call.now,
     };
-    born(user, None, &told, call)
+    let id = user.id;
+    (born(user, None, &told, call), id)
+}
+
+/// Keeps the groups their provider says a user is in.
+pub fn regroup(user: &User, groups: &BTreeSet<String>, call: &mut Call<'_>) -> Changes {
+    if user.external_groups == *groups {
+        return Changes::none();
+    }
+    let new = User { external_groups: groups.clone(), updated_at: call.now, ..user.clone() };
+    let event = tell(&new, "user.update", "their identity provider says that they are in other groups", call);
+    Changes::none().unchanged(Doc::User(user.id)).and(Write::PutUser(Box::new(new))).event(event)
 }
 
 fn born(user: User, phc: Option<Sensitive>, told: &str, call: &mut Call<'_>) -> Changes {
@@ -250,6 +271,7 @@ pub(crate) mod tests {
             enabled: true,
             must_change_password: false,
             external: None,
+            external_groups: BTreeSet::new(),
             session_epoch: 3,
             created_at: NOW,
             updated_at: NOW,

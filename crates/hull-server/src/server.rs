@@ -137,8 +137,10 @@ impl Server {
         let now = env.now();
         let ca = Ca::open(&config.data_dir.join("pki"), now)?.with_life(config.certificates_live);
         let ca = Arc::new(ca);
+        let provider = crate::app::oidc::Provider::open(&config.data_dir.join("oidc.yaml"))?;
         let core = Core::start(store, images, env).await?;
         let app = core.app.clone();
+        provider.into_iter().for_each(|provider| app.set_oidc(provider));
         let closing = CancellationToken::new();
         let doors = Doors::new(api::router(app.clone(), Some(ca.clone())), closing.clone());
         let handle = ServerHandle { addr: None, app, core, doors, closing };

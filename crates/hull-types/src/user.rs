@@ -5,6 +5,8 @@
 //! | [`User`] | who they are | the API |
 //! | [`UserPassword`] | the hash of their password | the server alone; no answer carries it |
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -32,6 +34,9 @@ pub struct User {
     /// Who they are at an identity provider, where they sign in there. Such a user has no password here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalIdentity>,
+    /// The groups that provider said they are in, at their last log-in. Each counts as the user group of the same name, where there is one.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub external_groups: BTreeSet<String>,
     /// Sessions of another epoch are over. It goes up as the password changes, the user is disabled, or someone says so. (A counter and
     /// not a time: it owes nothing to clocks.)
     #[serde(default)]

@@ -8,7 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use hull_types::wire::{AuthMethods, Login, Session};
+use hull_types::wire::{AuthMethods, Login, OidcLogin, Session};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{extract::Json, problem::Answer};
@@ -18,7 +18,12 @@ use crate::{
 };
 
 pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(login)).routes(routes!(renew)).routes(routes!(logout)).routes(routes!(methods))
+    OpenApiRouter::new()
+        .routes(routes!(login))
+        .routes(routes!(oidc))
+        .routes(routes!(renew))
+        .routes(routes!(logout))
+        .routes(routes!(methods))
 }
 
 /// Tells how one can log in; open to everyone.
@@ -38,6 +43,18 @@ async fn login(
 ) -> Answer<Response> {
     let from = source.and_then(|Extension(Source(from))| from);
     Ok(secret(app.login(&body, from).await?))
+}
+
+/// Logs in who an identity provider's ID token is about; answers a token that works for an hour. Open to everyone, but not often.
+#[utoipa::path(post, path = "/v1/auth/oidc", tag = "auth", request_body = OidcLogin, security(()),
+    responses((status = 200, body = Session)))]
+async fn oidc(
+    State(app): State<Arc<App>>,
+    source: Option<Extension<Source>>,
+    Json(body): Json<OidcLogin>,
+) -> Answer<Response> {
+    let from = source.and_then(|Extension(Source(from))| from);
+    Ok(secret(app.login_oidc(&body, from).await?))
 }
 
 /// Another token for a signed one that still works, or for an application credential.

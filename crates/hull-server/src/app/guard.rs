@@ -31,6 +31,19 @@ impl Guard {
     /// # Errors
     /// `TooManyRequests`.
     pub fn admit(&self, name: &str, from: Option<IpAddr>, now: Timestamp) -> Result<()> {
+        self.admit_address(from, now)?;
+        let all = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get(name).and_then(|failures| failures.wait(now)) {
+            Some(wait) => Err(refuse("too many log-ins under this name failed", wait)),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets a try through whose name is not known yet.
+    ///
+    /// # Errors
+    /// `TooManyRequests`.
+    pub fn admit_address(&self, from: Option<IpAddr>, now: Timestamp) -> Result<()> {
         if let Some(from) = from.map(network) {
             let mut all = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
             if all.len() >= MOST {
@@ -44,11 +57,7 @@ impl Guard {
             let next = tries.take(now).map_err(|wait| refuse("too many log-ins from your address", wait))?;
             all.insert(key, next);
         }
-        let all = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.get(name).and_then(|failures| failures.wait(now)) {
-            Some(wait) => Err(refuse("too many log-ins under this name failed", wait)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// A try failed.

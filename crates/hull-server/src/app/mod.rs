@@ -17,6 +17,7 @@ pub mod keypair;
 pub mod list;
 pub mod network;
 pub mod node;
+pub mod oidc;
 pub mod password;
 pub mod path;
 pub mod project;
@@ -84,6 +85,7 @@ pub struct App {
     door: OnceLock<Door>,
     passwords: password::Hasher,
     guard: guard::Guard,
+    oidc: OnceLock<oidc::Provider>,
 }
 
 /// How hosts that join find and trust this server.
@@ -119,6 +121,7 @@ impl App {
             door: OnceLock::new(),
             passwords: password::Hasher::default(),
             guard: guard::Guard::default(),
+            oidc: OnceLock::new(),
         })
     }
 

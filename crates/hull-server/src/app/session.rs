@@ -73,7 +73,7 @@ impl App {
 
     /// How one can log in.
     pub fn auth_methods(&self) -> AuthMethods {
-        AuthMethods { password: true }
+        AuthMethods { password: true, oidc: self.oidc.get().map(super::oidc::Provider::method) }
     }
 
     /// Logs a user in by their password.
@@ -100,8 +100,7 @@ impl App {
             return Err(Error::unauthenticated("there is no such user, or the password is another; try again"));
         };
         self.guard.forgive(&request.user);
-        let scope = self.cache.read(|state| scope(state, user, request))?;
-        self.begin(user, scope).await
+        self.begin(user, (request.project.as_deref(), request.system)).await
     }
 
     /// Begins a session of a user who has proved elsewhere who they are.
@@ -109,11 +108,13 @@ impl App {
     /// # Errors
     /// `Unauthenticated` where there is no such user.
     pub async fn begin_session(&self, user: UserId) -> Result<Session> {
-        self.begin(user, None).await
+        self.begin(user, (None, false)).await
     }
 
-    async fn begin(&self, user: UserId, scope: Option<Scope>) -> Result<Session> {
+    /// Begins a session, limited to a project or to the system where that is asked.
+    pub(super) async fn begin(&self, user: UserId, limit: (Option<&str>, bool)) -> Result<Session> {
         let claims = self.cache.read(|state| {
+            let scope = scope(state, user, limit)?;
             let user = state.people.users.get(user).ok_or_else(|| Error::unauthenticated("there is no such user"))?;
             Ok::<_, Error>(self.called(|call| hull_core::session::begin(user, scope, None, call)))
         })?;
@@ -260,9 +261,9 @@ fn program(people: &People, credential: &AppCredential, now: Timestamp) -> Optio
 }
 
 /// The scope a log-in asks to be limited to: one where the user has a role.
-fn scope(state: &State, user: UserId, request: &Login) -> Result<Option<Scope>> {
+fn scope(state: &State, user: UserId, limit: (Option<&str>, bool)) -> Result<Option<Scope>> {
     let grants = state.people.users.get(user).map(|user| state.people.grants(user)).unwrap_or_default();
-    match (&request.project, request.system) {
+    match limit {
         (None, false) => Ok(None),
         (None, true) if grants.system.is_some() => Ok(Some(Scope::System)),
         (None, true) => Err(Error::forbidden("you have no role on the system; log in without asking for it")),

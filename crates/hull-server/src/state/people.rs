@@ -72,7 +72,8 @@ impl People {
         if !user.enabled {
             return grants;
         }
-        let groups = self.groups_of(user.id).map(|group| Subject::UserGroup(group.id));
+        let told = user.external_groups.iter().filter_map(|name| self.groups.named(None, name));
+        let groups = self.groups_of(user.id).chain(told).map(|group| Subject::UserGroup(group.id));
         for subject in std::iter::once(Subject::User(user.id)).chain(groups) {
             self.assigned(subject).for_each(|given| grants.add(given.role, given.scope));
         }
@@ -87,7 +88,11 @@ impl People {
             let (users, group): (Vec<UserId>, _) = match assignment.subject {
                 Subject::User(user) => (vec![user], None),
                 Subject::UserGroup(id) => match self.groups.get(id) {
-                    Some(group) => (group.members.iter().copied().collect(), Some(&*group.value)),
+                    Some(group) => {
+                        let told = self.users.iter().filter(|user| user.external_groups.contains(group.name.as_str()));
+                        let members = group.members.iter().copied().chain(told.map(|user| user.id));
+                        (members.collect(), Some(&*group.value))
+                    }
                     None => continue,
                 },
             };

@@ -15,5 +15,6 @@ mod node;
 mod path;
 mod policy;
 mod replay;
+mod sessions;
 mod silence;
 mod tenants;

@@ -16,6 +16,7 @@ use crate::cloud::{Client, Cloud};
 const TABLE: &[(&str, &str)] = &[
     ("POST /v1/auth/login", "+++++++"),
     ("GET /v1/auth/methods", "+++++++"),
+    ("POST /v1/auth/oidc", "+++++++"),
     ("POST /v1/auth/renew", "U++++++"),
     ("POST /v1/auth/logout", "U++++++"),
     ("GET /v1/whoami", "U++++++"),
@@ -104,6 +105,7 @@ fn body(operation: &str, number: u32) -> Option<Value> {
     let name = format!("n{number}");
     Some(match operation {
         "POST /v1/auth/login" => json!({"user": "someone", "password": "correct horse"}),
+        "POST /v1/auth/oidc" => json!({"id_token": "x"}),
         "POST /v1/users" => json!({"name": name}),
         "PATCH /v1/users/{user}" => json!({"display_name": "x"}),
         "PUT /v1/users/{user}/password" => json!({"password": "correct horse battery"}),

@@ -222,4 +222,35 @@ pub struct WhoAmI {
 pub struct AuthMethods {
     /// With a user's name and password.
     pub password: bool,
+    /// At an identity provider, where the server knows one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcMethod>,
+}
+
+/// An identity provider, as far as clients need to know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OidcMethod {
+    /// The provider; `…/.well-known/openid-configuration` describes it.
+    pub issuer: String,
+    /// Hull's id there: a public client.
+    pub client_id: String,
+    /// What to ask for beside `openid`.
+    pub scopes: Vec<String>,
+}
+
+/// `POST /v1/auth/oidc`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OidcLogin {
+    /// The ID token. It logs in once.
+    pub id_token: Sensitive,
+    /// The nonce it was asked for with; absent in the device flow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+    /// Limits the token to this project (name or id).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Limits the token to what concerns the whole cloud.
+    #[serde(default)]
+    pub system: bool,
 }

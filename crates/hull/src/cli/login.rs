@@ -3,6 +3,8 @@
 //! Logging in gives a token that works for an hour; the context keeps it, and every command renews it in time, until the user must prove
 //! again who they are.
 
+mod oidc;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -37,6 +39,12 @@ pub(crate) struct Login {
     /// Read the password from the first line of standard input
     #[arg(long)]
     password_stdin: bool,
+    /// Log in at the server's identity provider, with the browser of this machine
+    #[arg(long, conflicts_with_all = ["user", "password_stdin"])]
+    oidc: bool,
+    /// Log in at the server's identity provider, with a browser anywhere
+    #[arg(long, conflicts_with_all = ["user", "password_stdin", "oidc"])]
+    device: bool,
     /// Work on what concerns the whole cloud only
     #[arg(long, conflicts_with = "project")]
     system: bool,
@@ -47,15 +55,12 @@ impl Login {
         let mut config = Config::load()?;
         let (name, server, ca) = self.place(&config, global)?;
         let client = Client::new(Endpoint::Https { url: server.clone(), ca_pem: ca.clone() }, None, None)?;
-        let user = match self.user {
-            Some(user) => user,
-            None if self.password_stdin => return Err(Error::invalid("say who logs in with --user")),
-            None => ask_name()?,
-        };
-        let password = if self.password_stdin { secret::from_stdin()? } else { secret::ask("Password")? };
         let project = global.project.clone();
-        let body = wire::Login { user: user.clone(), password, project: project.clone(), system: self.system };
-        let session: wire::Session = client.post("v1/auth/login", &body).await?;
+        let (user, session) = if self.oidc || self.device {
+            self.at_provider(&client, project.clone()).await?
+        } else {
+            self.by_password(&client, project.clone()).await?
+        };
         if session.must_change_password {
             output::note("you must choose another password before anything else: `hull user set-password`");
         }
@@ -66,6 +71,31 @@ impl Login {
         config.save()?;
         output::note(format!("logged in; `hull` now talks to {name}"));
         Ok(0)
+    }
+
+    async fn by_password(&self, client: &Client, project: Option<String>) -> Result<(String, wire::Session)> {
+        let user = match &self.user {
+            Some(user) => user.clone(),
+            None if self.password_stdin => return Err(Error::invalid("say who logs in with --user")),
+            None => ask_name()?,
+        };
+        let password = if self.password_stdin { secret::from_stdin()? } else { secret::ask("Password")? };
+        let body = wire::Login { user: user.clone(), password, project, system: self.system };
+        Ok((user, client.post("v1/auth/login", &body).await?))
+    }
+
+    async fn at_provider(&self, client: &Client, project: Option<String>) -> Result<(String, wire::Session)> {
+        let methods: wire::AuthMethods = client.get("v1/auth/methods", &[]).await?;
+        let method = methods.oidc.ok_or_else(|| {
+            Error::unsupported(
+                "this server knows no identity provider; log in with a password, without --oidc and --device",
+            )
+        })?;
+        let issuer = method.issuer.clone();
+        let proof = if self.device { oidc::device(method).await? } else { oidc::browser(method).await? };
+        let oidc::Proof { id_token, nonce } = proof;
+        let body = wire::OidcLogin { id_token, nonce, project, system: self.system };
+        Ok((issuer, client.post("v1/auth/oidc", &body).await?))
     }
 
     /// The context's name, the server and its CA.
