@@ -1,4 +1,4 @@
-//! How long a session lasts, and the keys that sign it, on a clock that the test moves.
+//! How long a session lasts, the keys that sign it, and how often one may try to log in: on a clock that the test moves.
 
 use std::sync::{
     Arc,
@@ -15,17 +15,25 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    cloud::{Client, Cloud},
+    cloud::{Answer, Client, Cloud},
     identity::PASSWORD,
 };
 
-/// The machine's clock, so many minutes ahead.
-#[derive(Default)]
-struct Ahead(AtomicI64);
+/// A clock that stands still but for the test.
+struct Still {
+    from: Timestamp,
+    minutes: AtomicI64,
+}
 
-impl Clock for Ahead {
+impl Still {
+    fn minutes(&self, minutes: i64) {
+        self.minutes.store(minutes, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Still {
     fn now(&self) -> Timestamp {
-        Timestamp::now().checked_add(SignedDuration::from_mins(self.0.load(Ordering::SeqCst))).unwrap()
+        self.from.checked_add(SignedDuration::from_mins(self.minutes.load(Ordering::SeqCst))).unwrap()
     }
 }
 
@@ -43,8 +51,8 @@ impl Rng for Machine {
     }
 }
 
-async fn cloud() -> (Cloud, Arc<Ahead>) {
-    let clock = Arc::new(Ahead::default());
+async fn cloud() -> (Cloud, Arc<Still>) {
+    let clock = Arc::new(Still { from: Timestamp::now(), minutes: AtomicI64::new(0) });
     let cloud = Cloud::start_in(Env::new(clock.clone(), Arc::new(Machine), Arc::new(Machine))).await;
     cloud.client.post("/v1/users", json!({"name": "ann", "password": PASSWORD})).await.created();
     (cloud, clock)
@@ -67,12 +75,12 @@ async fn a_token_works_for_an_hour_and_is_renewed_for_twelve() {
     let mut ann = login(&cloud).await;
     let first = ann.clone();
     for minutes in (50..12 * 60).step_by(50) {
-        clock.0.store(minutes, Ordering::SeqCst);
+        clock.minutes(minutes);
         ann = renewed(&ann).await;
     }
     first.get("/v1/whoami").await.refused("unauthenticated");
     ann.get("/v1/whoami").await.ok();
-    clock.0.store(12 * 60 + 1, Ordering::SeqCst);
+    clock.minutes(12 * 60 + 1);
     ann.get("/v1/whoami").await.refused("unauthenticated");
     ann.post("/v1/auth/renew", json!({})).await.refused("unauthenticated");
     login(&cloud).await.get("/v1/whoami").await.ok();
@@ -89,14 +97,14 @@ async fn keys_are_followed_by_others_and_go_when_nothing_of_theirs_is_left() {
     keys::round(cloud.app()).await.unwrap();
     assert_eq!(kept(), [first]);
 
-    clock.0.store(24 * 60 - 1, Ordering::SeqCst);
+    clock.minutes(24 * 60 - 1);
     let by_first = login(&cloud).await;
-    clock.0.store(24 * 60 + 1, Ordering::SeqCst);
+    clock.minutes(24 * 60 + 1);
     keys::round(cloud.app()).await.unwrap();
     assert_eq!(kept().len(), 2);
     by_first.get("/v1/whoami").await.ok();
     login(&cloud).await.get("/v1/whoami").await.ok();
-    clock.0.store(49 * 60 + 1, Ordering::SeqCst);
+    clock.minutes(49 * 60 + 1);
     keys::round(cloud.app()).await.unwrap();
     assert!(!kept().contains(&first), "the first key is gone with the last token it can have signed");
     login(&cloud).await.get("/v1/whoami").await.ok();
@@ -111,7 +119,7 @@ async fn what_ended_early_is_remembered_no_longer_than_needed() {
     let kept = || cloud.app().cache().read(|state| state.people.ended.len());
     keys::round(cloud.app()).await.unwrap();
     assert_eq!(kept(), 1);
-    clock.0.store(61, Ordering::SeqCst);
+    clock.minutes(61);
     keys::round(cloud.app()).await.unwrap();
     assert_eq!(kept(), 0);
     ann.get("/v1/whoami").await.refused("unauthenticated");
@@ -124,10 +132,54 @@ async fn a_credential_expires_and_takes_the_tokens_made_of_it_along() {
     let body = json!({"name": "ci", "role": "member", "expires_in_days": 1});
     let secret = login(&cloud).await.post("/v1/app-credentials", body).await.created();
     let ci = cloud.client.with_token(secret["secret"].as_str());
-    clock.0.store(24 * 60 - 10, Ordering::SeqCst);
+    clock.minutes(24 * 60 - 10);
     let exchanged = renewed(&ci).await;
     exchanged.get("/v1/vms").await.ok();
-    clock.0.store(24 * 60 + 1, Ordering::SeqCst);
+    clock.minutes(24 * 60 + 1);
     ci.get("/v1/vms").await.refused("unauthenticated");
     exchanged.get("/v1/vms").await.refused("unauthenticated");
+}
+
+async fn guess(cloud: &Cloud, name: &str) -> Answer {
+    let body = json!({"user": name, "password": "a guess of mine"});
+    cloud.client.with_token(None).post("/v1/auth/login", body).await
+}
+
+#[tokio::test]
+async fn guessing_waits_longer_and_longer_until_an_admin_forgives() {
+    let (cloud, clock) = cloud().await;
+    for name in ["ann", "nobody"] {
+        for _ in 0..6 {
+            let refusal = guess(&cloud, name).await.refused("unauthenticated");
+            assert!(refusal.contains("no such user, or the password"), "the same for both: {refusal}");
+        }
+        let answer = guess(&cloud, name).await;
+        assert_eq!(answer.status, 429, "{name}");
+        assert_eq!((&answer.headers["retry-after"], &answer.body["retry_after"]), (&"2".parse().unwrap(), &json!(2)));
+    }
+    let right = json!({"user": "ann", "password": PASSWORD});
+    let stranger = cloud.client.with_token(None);
+    stranger.post("/v1/auth/login", right.clone()).await.refused("too-many-requests");
+    cloud.client.post("/v1/users/ann/unlock", json!({})).await.gone();
+    stranger.post("/v1/auth/login", right.clone()).await.ok();
+
+    for _ in 0..6 {
+        clock.minutes(clock.minutes.load(Ordering::SeqCst) + 16);
+        guess(&cloud, "ann").await.refused("unauthenticated");
+    }
+    guess(&cloud, "ann").await.refused("too-many-requests");
+    clock.minutes(clock.minutes.load(Ordering::SeqCst) + 16);
+    stranger.post("/v1/auth/login", right).await.ok();
+}
+
+#[tokio::test]
+async fn one_address_has_a_rate_whatever_names_it_tries() {
+    let (cloud, clock) = cloud().await;
+    let mut refused = 0;
+    for n in 0..22 {
+        refused += usize::from(guess(&cloud, &format!("u{n}")).await.status == 429);
+    }
+    assert_eq!(refused, 2);
+    clock.minutes(1);
+    login(&cloud).await.get("/v1/whoami").await.ok();
 }
