@@ -43,6 +43,10 @@ impl Failures {
 
     /// How long the next try must wait still; none where it may come.
     pub fn wait(&self, now: Timestamp) -> Option<Duration> {
+        // Dated by a clock that was set back since: nobody waits for years.
+        if self.last.duration_since(now) > jiff::SignedDuration::ZERO {
+            return None;
+        }
         let whole = delay(self.count);
         whole.checked_sub(since(self.last, now)).filter(|left| !left.is_zero())
     }
@@ -71,6 +75,9 @@ impl Tries {
 
     /// One try, or how long it must wait.
     pub fn take(self, now: Timestamp) -> Result<Self, Duration> {
+        if self.at.duration_since(now) > jiff::SignedDuration::ZERO {
+            return Self::fresh(now).take(now);
+        }
         let back = since(self.at, now).as_millis() / EVERY.as_millis();
         let back = u32::try_from(back).unwrap_or(u32::MAX);
         let full = self.left.saturating_add(back);
@@ -141,6 +148,7 @@ mod tests {
             prop_assert!(failures.wait(at(-back)).is_none_or(|wait| wait <= LONGEST));
             prop_assert!(failures.wait(at(forward)).is_none_or(|wait| wait <= LONGEST));
             prop_assert_eq!(failures.wait(at(901)), None, "no lock-out is for good");
+            prop_assert_eq!(failures.wait(at(-back - 1)), None, "nor as long as a clock was set back by");
         }
 
         #[test]

@@ -315,6 +315,7 @@ acts! {
     VmDelete: "DELETE" "/v1/vms/{vm}" => MEMBER;
     VmAct: "POST" "/v1/vms/{vm}/actions" => MEMBER;
     VmExplain: "GET" "/v1/vms/{vm}/explain" => READER;
+    VmPath: "GET" "/v1/vms/{vm}/path" => READER;
     VmUserData: "GET" "/v1/vms/{vm}/user-data" => MEMBER;
     VmExec: "POST" "/v1/vms/{vm}/exec" => MEMBER;
     VmPassword: "POST" "/v1/vms/{vm}/password" => MEMBER;

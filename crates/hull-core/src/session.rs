@@ -11,7 +11,7 @@ use hull_types::{
     Timestamp,
     app_credential::AppCredential,
     error::{Error, Result},
-    session::{Claims, SigningKey},
+    session::{Claims, EndedSession, SigningKey},
     token::Scope,
     user::User,
 };
@@ -27,9 +27,13 @@ pub const NEW_KEY: Duration = Duration::from_secs(24 * 3600);
 /// and signs nothing after so long, whatever became of the other.
 pub const SIGNS: Duration = Duration::from_secs(48 * 3600);
 
+/// How far ahead of the clock something may be dated and still be believed. More is from before the clock was set back.
+const SKEW: i64 = 3600;
+
 /// The key to sign with now; none where one must be made.
 pub fn signer<'a>(keys: impl Iterator<Item = &'a SigningKey>, now: Timestamp) -> Option<&'a SigningKey> {
-    keys.filter(|key| age(key, now) < SIGNS).max_by_key(|key| (key.created_at, key.id))
+    keys.filter(|key| believed(key.created_at.as_second(), now) && age(key, now) < SIGNS)
+        .max_by_key(|key| (key.created_at, key.id))
 }
 
 /// Whether another key is due.
@@ -40,6 +44,17 @@ pub fn due<'a>(keys: impl Iterator<Item = &'a SigningKey>, now: Timestamp) -> bo
 /// Whether no token that this key signed can be alive.
 pub fn spent(key: &SigningKey, now: Timestamp) -> bool {
     age(key, now) >= SIGNS + TTL
+}
+
+/// Whether something that ended early may be forgotten: no key is left that could have signed it, so that a clock set back does not bring it
+/// to life again.
+pub fn forgotten(ended: &EndedSession, now: Timestamp) -> bool {
+    let after: Duration = now.duration_since(ended.expires_at).try_into().unwrap_or(Duration::ZERO);
+    after > SIGNS + TTL
+}
+
+fn believed(at: i64, now: Timestamp) -> bool {
+    at.saturating_sub(SKEW) <= now.as_second()
 }
 
 fn age(key: &SigningKey, now: Timestamp) -> Duration {
@@ -84,7 +99,7 @@ pub fn renewable_until(claims: &Claims) -> i64 {
 
 /// Whether a token works now, by its own words.
 pub fn alive(claims: &Claims, now: Timestamp) -> bool {
-    claims.iss == Claims::ISSUER && now.as_second() < claims.exp
+    claims.iss == Claims::ISSUER && now.as_second() < claims.exp && believed(claims.iat, now)
 }
 
 fn seconds(duration: Duration) -> i64 {
@@ -125,9 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_makes_no_key_old() {
-        let keys = [key(1, 0)];
-        assert!(signer(keys.iter(), later(-1000)).is_some() && !spent(&keys[0], later(-1000)));
+    fn after_a_clock_was_set_back_nothing_from_the_future_signs_or_lives() {
+        let (keys, mut fresh) = ([key(1, 0)], Seeded::new(1));
+        assert!(due(keys.iter(), later(-1000)), "another key signs from now");
+        assert!(!spent(&keys[0], later(-1000)));
+        let token = begin(&crate::user::tests::ann(), None, None, &mut call(&mut fresh));
+        assert!(alive(&token, later(-1)) && !alive(&token, later(-2)), "or it would live for a thousand hours");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! finish its handshake or headers in time is dropped, so that silent strangers hold nothing.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,12 +27,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::tls::{Peer, Source, node_of};
+use crate::tls::{Peer, node_of};
 
 /// How long a stranger may take for a TLS handshake, and again for a request's headers.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections at once, over all doors; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 4096;
+
+/// The address at the other end of a connection, as an extension of its requests; absent over the unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remote(pub IpAddr);
 
 /// Serves a router on both doors until shut down.
 pub struct Doors {
@@ -73,7 +77,7 @@ impl Doors {
                     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
                     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                     let peer = certificate.and_then(node_of).map_or(Peer::Anonymous, Peer::Node);
-                    each.serve(stream, peer, Source(Some(from.ip().to_canonical()))).await;
+                    each.serve(stream, peer, Some(Remote(from.ip().to_canonical()))).await;
                 });
             }
         });
@@ -98,7 +102,7 @@ impl Doors {
                 door.tasks.spawn(async move {
                     let _slot = slot;
                     let peer = peer(&stream);
-                    each.serve(stream, peer, Source(None)).await;
+                    each.serve(stream, peer, None).await;
                 });
             }
         });
@@ -152,10 +156,17 @@ impl Door {
         }
     }
 
-    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer, source: Source) {
+    async fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+        remote: Option<Remote>,
+    ) {
         let service = self.router.clone().map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(source);
+            if let Some(remote) = remote {
+                request.extensions_mut().insert(remote);
+            }
             request
         });
         let mut builder = Builder::new(TokioExecutor::new());

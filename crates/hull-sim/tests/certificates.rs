@@ -47,7 +47,7 @@ async fn serve(dir: &TempDir, listen: &str) -> ServerHandle {
 async fn enter(server: &ServerHandle, name: &str, node: &TempDir) -> hull_types::error::Result<Identity> {
     let ctx = Ctx::of(Caller::LOCAL_ROOT);
     let token = server.app.create_join_token(&ctx, &JoinTokenCreate::default()).await.unwrap();
-    let token: JoinToken = token.secret.parse().unwrap();
+    let token: JoinToken = token.secret.expose().parse().unwrap();
     join(&token, &Name::new(name).unwrap(), node.path()).await
 }
 

@@ -193,7 +193,11 @@ fn people_log_in_at_their_provider_by_browser_and_by_device() {
         if said.code == 0 { Ok(()) } else { Err(said) }
     });
     rotated.unwrap();
-    hull.refused(4, &["user", "set-password", "ann", "--password-stdin"]);
+    let mut set = hull.command(&["user", "set-password", "ann", "--password-stdin"]);
+    let typed = hull.file("typed");
+    std::fs::write(&typed, "a password she shall not have here\n").unwrap();
+    let said = Said::from(set.stdin(std::fs::File::open(&typed).unwrap()).output().unwrap());
+    assert!(said.code == 4 && said.err.contains(ISSUER), "her password is the provider's affair: {said:?}");
 }
 
 /// What a browser flow would have given: an ID token, got by hand.

@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{extract::Json, problem::Answer};
 use crate::{
     app::{App, ctx::Ctx},
-    tls::Source,
+    listen::Remote,
 };
 
 pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -38,10 +38,10 @@ async fn methods(State(app): State<Arc<App>>) -> Body<AuthMethods> {
     responses((status = 200, body = Session)))]
 async fn login(
     State(app): State<Arc<App>>,
-    source: Option<Extension<Source>>,
+    remote: Option<Extension<Remote>>,
     Json(body): Json<Login>,
 ) -> Answer<Response> {
-    let from = source.and_then(|Extension(Source(from))| from);
+    let from = remote.map(|Extension(Remote(from))| from);
     Ok(secret(app.login(&body, from).await?))
 }
 
@@ -50,10 +50,10 @@ async fn login(
     responses((status = 200, body = Session)))]
 async fn oidc(
     State(app): State<Arc<App>>,
-    source: Option<Extension<Source>>,
+    remote: Option<Extension<Remote>>,
     Json(body): Json<OidcLogin>,
 ) -> Answer<Response> {
-    let from = source.and_then(|Extension(Source(from))| from);
+    let from = remote.map(|Extension(Remote(from))| from);
     Ok(secret(app.login_oidc(&body, from).await?))
 }
 

@@ -130,8 +130,8 @@ impl Provider {
     /// # Errors
     /// `Invalid` for an issuer that is not to be trusted, or symmetric algorithms.
     pub fn new(config: OidcConfig) -> Result<Self> {
-        let issuer: Url =
-            config.issuer.parse().map_err(|e| Error::invalid(format!("issuer {:?}: {e}", config.issuer)))?;
+        let issuer = Url::parse(&config.issuer);
+        let issuer = issuer.map_err(|e| Error::invalid(format!("issuer {:?}: {e}", config.issuer)))?;
         secure(&issuer)?;
         let symmetric = |it: &&Algorithm| matches!(it, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512);
         if let Some(it) = config.algorithms.iter().find(symmetric) {
@@ -222,7 +222,7 @@ impl Provider {
     async fn fetch(&self) -> Result<JwkSet> {
         let issuer = &self.config.issuer;
         let place = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-        let place = place.parse().map_err(|e| Error::internal(format!("{place}: {e}")))?;
+        let place = Url::parse(&place).map_err(|e| Error::internal(format!("{place}: {e}")))?;
         let found: Discovery = self.get(&place).await?;
         if found.issuer != *issuer {
             return Err(Error::unavailable(format!(

@@ -32,7 +32,7 @@ use super::{
     app_credential::PREFIX,
     ctx::{Caller, Ctx, FreshEnv, by_text},
     signing,
-    token::digest,
+    token::{digest, works},
 };
 use crate::state::{keys::Kind, people::People, repo::Plan, view::State};
 
@@ -60,13 +60,13 @@ impl App {
                     return program(&state.people, credential, now);
                 }
                 let token = state.token_by_secret(&wanted)?;
-                let alive = token.expires_at.is_none_or(|until| now < until);
+                let alive = works(token.created_at, token.expires_at, now);
                 let grants = Grants::of(token.role, token.scope);
                 alive.then(|| Caller::new(Actor::Token { token: token.id }, grants))
             })
             .ok_or_else(|| {
                 Error::unauthenticated(
-                    "the token is unknown or has expired; `hull login` gives a new one, or an admin with `hull token create`",
+                    "the token is unknown or has expired (or the server's clock is before it was made); `hull login` gives a new one, or an admin with `hull token create`",
                 )
             })
     }
@@ -251,7 +251,7 @@ fn person(people: &People, user: &User) -> Caller {
 /// The program that bears an application credential: never more than its owner may at this moment.
 fn program(people: &People, credential: &AppCredential, now: Timestamp) -> Option<Caller> {
     let user = people.users.get(credential.user)?;
-    if !user.enabled || credential.expires_at.is_some_and(|until| now >= until) {
+    if !user.enabled || !works(credential.created_at, credential.expires_at, now) {
         return None;
     }
     let grants = people.grants(user).within(Scope::Project(credential.project)).at_most(credential.role);

@@ -24,7 +24,7 @@ pub async fn round(app: &App) -> Result<()> {
         let people = &state.people;
         let keys = || people.keys.iter().map(|key| &*key.value);
         let spent = keys().filter(|key| hull_core::session::spent(key, now)).map(|key| Kind::SigningKey.key(key.id.0));
-        let ended = people.ended.iter().filter(|ended| ended.expires_at < now);
+        let ended = people.ended.iter().filter(|ended| hull_core::session::forgotten(ended, now));
         let ended = ended.map(|ended| Kind::EndedSession.key(ended.id.0));
         // The first key is made by the first log-in: a cloud without users needs none.
         let due = !people.keys.is_empty() && hull_core::session::due(keys(), now);

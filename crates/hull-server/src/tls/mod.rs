@@ -26,7 +26,3 @@ pub enum Peer {
     /// A node, by its certificate.
     Node(NodeId),
 }
-
-/// Where a connection comes from; nowhere over the unix socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source(pub Option<std::net::IpAddr>);

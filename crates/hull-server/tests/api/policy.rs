@@ -81,6 +81,7 @@ const TABLE: &[(&str, &str)] = &[
     ("DELETE /v1/vms/{vm}", "UHF++F+"),
     ("POST /v1/vms/{vm}/actions", "UHF++F+"),
     ("GET /v1/vms/{vm}/explain", "UH+++++"),
+    ("GET /v1/vms/{vm}/path", "UH+++++"),
     ("GET /v1/vms/{vm}/user-data", "UHF++F+"),
     ("POST /v1/vms/{vm}/exec", "UHF++F+"),
     ("POST /v1/vms/{vm}/password", "UHF++F+"),
@@ -117,6 +118,7 @@ fn body(operation: &str, number: u32) -> Option<Value> {
         "POST /v1/tokens" => json!({"name": name, "role": "reader"}),
         "POST /v1/projects" => json!({"name": name}),
         "POST /v1/flavors" => json!({"name": name, "vcpus": 1, "memory": 1 << 28, "disk": 0}),
+        "POST /v1/join-tokens" => json!({}),
         "PATCH /v1/nodes/{node}" => json!({}),
         "POST /v1/keypairs" => json!({"name": name, "public_key": KEY}),
         "POST /v1/images" => json!({"name": name}),
@@ -227,7 +229,8 @@ impl Stage {
         self.number += 1;
         let client = self.callers[caller].clone();
         let method: Method = method.parse().unwrap();
-        let mut request = client.request(method.clone(), &format!("{path}?project=a"));
+        let more = if template == "/v1/vms/{vm}/path" { "&to=internet" } else { "" };
+        let mut request = client.request(method.clone(), &format!("{path}?project=a{more}"));
         if let Some(body) = body(operation, self.number) {
             request = request.json(&body);
         }

@@ -138,7 +138,7 @@ pub(crate) async fn browser(method: OidcMethod) -> Result<Proof> {
     let nonce = CsrfToken::new_random().into_secret();
     let (url, state) = client
         .authorize_url(CsrfToken::new_random)
-        .add_scopes(provider.scopes().into_iter().skip(1).chain([Scope::new("openid".to_owned())]))
+        .add_scopes(provider.scopes())
         .add_extra_param("nonce", nonce.clone())
         .set_pkce_challenge(challenge)
         .url();
@@ -165,7 +165,7 @@ pub(crate) async fn device(method: OidcMethod) -> Result<Proof> {
     let client = provider.client().set_device_authorization_url(place).set_token_uri(provider.token_url()?);
     let begun: StandardDeviceAuthorizationResponse = client
         .exchange_device_code()
-        .add_scopes(provider.scopes().into_iter())
+        .add_scopes(provider.scopes())
         .request_async(&provider.send())
         .await
         .map_err(|e| bad("beginning to log in", told(&e)))?;
