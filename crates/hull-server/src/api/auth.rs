@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{extract::parameter, problem::Refusal};
 use crate::{
-    app::{App, ctx::Caller, token::works},
+    app::{App, ctx::Caller},
     tls::Peer,
 };
 
