@@ -138,6 +138,7 @@ mod tests {
         groups_claim: "groups",
     };
 
+    #[allow(clippy::needless_pass_by_value, reason = "tests read better so")]
     fn claims(change: Value) -> Map<String, Value> {
         let mut claims = json!({
             "iss": RULES.issuer, "aud": "hull", "sub": "248289761001", "exp": NOW + 300, "iat": NOW - 5, "nonce": "n",
@@ -153,6 +154,7 @@ mod tests {
         all.clone()
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "tests read better so")]
     fn judged(change: Value) -> Result<Person> {
         judge(&claims(change), &RULES, Some("n"), Timestamp::from_second(NOW).unwrap())
     }
