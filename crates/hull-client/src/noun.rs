@@ -83,6 +83,16 @@ impl Nouns<'_> {
     pub async fn delete(&self, name: &str) -> Result<()> {
         self.client.delete(&format!("v1/{}/{}", self.plural, segment(name))).await
     }
+
+    /// Adds a part to one: a rule to a security group, a subnet to a router.
+    pub async fn add<B: Serialize + Sync, T: DeserializeOwned>(&self, name: &str, part: &str, body: &B) -> Result<T> {
+        self.client.post(&format!("v1/{}/{}/{part}", self.plural, segment(name)), body).await
+    }
+
+    /// Removes a part of one.
+    pub async fn remove(&self, name: &str, part: &str, id: &str) -> Result<()> {
+        self.client.delete(&format!("v1/{}/{}/{part}/{}", self.plural, segment(name), segment(id))).await
+    }
 }
 
 /// Images.

@@ -196,8 +196,8 @@ pub enum Claim {
         network: NetworkId,
         /// The name, a label.
         hostname: String,
-        /// The holder, with as many ports there as it has.
-        vm: VmId,
+        /// The holder: a port that a user made, or a VM with as many ports there as were made with it.
+        holder: Uuid,
     },
 }
 

@@ -1,10 +1,13 @@
 //! Checks on what strangers send, shared by several nouns. Each names the field at fault as a JSON pointer.
 
+use std::collections::BTreeSet;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hull_types::{
     error::{Error, Result},
     flavor::Resources,
     meta::Metadata,
+    network::DhcpOption,
     units::Bytes,
 };
 
@@ -14,6 +17,25 @@ pub const DESCRIPTION_MAX: usize = 4096;
 pub const METADATA_PAIRS_MAX: usize = 64;
 /// The longest key or value of a label, in characters.
 pub const METADATA_TEXT_MAX: usize = 255;
+/// The most tags on a resource.
+pub const TAGS_MAX: usize = 50;
+/// The longest tag, in characters.
+pub const TAG_MAX: usize = 60;
+/// The most DHCP options of a subnet or port.
+pub const DHCP_OPTIONS_MAX: usize = 32;
+/// The DHCP options Hull decides on, and what sets them instead.
+const DHCP_OWN: &[(&[u8], &str)] = &[
+    (&[0, 255], "it only marks padding and the end"),
+    (&[1, 28], "it follows from the subnet's range"),
+    (&[3], "give the subnet a gateway"),
+    (&[6], "give the subnet name servers (dns)"),
+    (&[12], "give the port a host name"),
+    (&[15], "give the network a domain"),
+    (&[26], "give the network an MTU"),
+    (&[33, 121, 249], "give the subnet routes"),
+    (&[50, 51, 53, 54, 58, 59], "leases are the server's own"),
+    (&[52, 55, 56, 57, 60, 61, 80, 82, 90], "it is part of the protocol, not of the configuration"),
+];
 /// The most user data, decoded.
 pub const USER_DATA_MAX: usize = 64 << 10;
 /// The most virtual CPUs of a VM.
@@ -58,6 +80,68 @@ pub fn metadata(labels: &Metadata) -> Result<()> {
         }
         if key.chars().chain(value.chars()).any(char::is_control) {
             return refuse(format!("label {shown:?} contains control characters; remove them"));
+        }
+    }
+    Ok(())
+}
+
+/// Tags: bounded in number and length; no commas, no control characters.
+pub fn tags(tags: &BTreeSet<String>) -> Result<()> {
+    let refuse = |detail: String| Err(Error::invalid(detail).at("/tags"));
+    if tags.len() > TAGS_MAX {
+        return refuse(format!("at most {TAGS_MAX} tags, {} were given; remove some", tags.len()));
+    }
+    for tag in tags {
+        let shown: String = tag.chars().take(40).collect();
+        if !(1..=TAG_MAX).contains(&tag.chars().count()) {
+            return refuse(format!("tag {shown:?}: a tag has 1 to {TAG_MAX} characters"));
+        }
+        if tag.chars().any(|c| c.is_control() || c == ',') {
+            return refuse(format!("tag {shown:?} contains a comma or control characters; remove them"));
+        }
+    }
+    Ok(())
+}
+
+/// A label of a host's name (RFC 1123): letters, digits and hyphens inside, at most 63, in lower case.
+pub fn hostname(text: &str) -> Result<()> {
+    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if (1..=63).contains(&text.len()) && text.chars().all(inside) && !text.starts_with('-') && !text.ends_with('-') {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(80).collect();
+    Err(Error::invalid(format!(
+        "{shown:?} is no host name: give 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end"
+    ))
+    .at("/hostname"))
+}
+
+/// A DNS domain: labels, joined by dots, at most 190 characters so that host names before it still fit.
+pub fn domain(text: &str) -> Result<()> {
+    if text.len() <= 190 && text.split('.').all(|label| hostname(label).is_ok()) {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(80).collect();
+    Err(Error::invalid(format!("{shown:?} is no domain: give host names joined by dots, such as hull.internal"))
+        .at("/domain"))
+}
+
+/// DHCP options beyond Hull's own: none of those it decides on, values of 1 to 255 bytes.
+pub fn dhcp_options(options: &[DhcpOption]) -> Result<()> {
+    let refuse = |detail: String| Err(Error::invalid(detail).at("/dhcp_options"));
+    if options.len() > DHCP_OPTIONS_MAX {
+        return refuse(format!("at most {DHCP_OPTIONS_MAX} DHCP options, {} were given; remove some", options.len()));
+    }
+    let mut codes = BTreeSet::new();
+    for DhcpOption { code, value } in options {
+        if let Some((_, instead)) = DHCP_OWN.iter().find(|(codes, _)| codes.contains(code)) {
+            return refuse(format!("DHCP option {code} is Hull's own to send: {instead}"));
+        }
+        if !codes.insert(code) {
+            return refuse(format!("DHCP option {code} is given twice; leave one out"));
+        }
+        if !(1..=255).contains(&value.len()) {
+            return refuse(format!("DHCP option {code}'s value has {} bytes; give 1 to 255", value.len()));
         }
     }
     Ok(())
@@ -132,6 +216,31 @@ mod tests {
         }
         assert!(metadata(&(0..64).map(|n| (n.to_string(), String::new())).collect()).is_ok());
         assert!(metadata(&(0..65).map(|n| (n.to_string(), String::new())).collect()).is_err());
+    }
+
+    #[test]
+    fn tags_hostnames_and_domains() {
+        let one = |text: &str| tags(&[text.to_owned()].into());
+        assert!(one("production").is_ok() && one(&"t".repeat(60)).is_ok());
+        assert!(one("").is_err() && one("a,b").is_err() && one("a\n").is_err() && one(&"t".repeat(61)).is_err());
+        assert!(tags(&(0..51).map(|n| n.to_string()).collect()).is_err());
+        assert!(hostname("web-1").is_ok());
+        for text in ["", "-a", "a-", "A", "a.b", "ü", &"a".repeat(64)] {
+            assert!(hostname(text).is_err(), "{text:?}");
+        }
+        assert!(domain("hull.internal").is_ok() && domain("").is_err() && domain("a..b").is_err());
+    }
+
+    #[test]
+    fn dhcp_options_that_hull_decides_on_are_refused_saying_what_sets_them() {
+        let option = |code, value: &str| dhcp_options(&[DhcpOption { code, value: value.to_owned() }]);
+        assert!(option(66, "tftp.example").is_ok() && option(42, "x").is_ok());
+        for code in [0, 1, 3, 6, 12, 15, 26, 28, 50, 51, 53, 54, 55, 58, 59, 61, 82, 121, 255] {
+            assert!(option(code, "x").unwrap_err().detail.contains("Hull's own"), "{code}");
+        }
+        assert!(option(66, "").is_err() && option(66, &"x".repeat(256)).is_err());
+        let twice = DhcpOption { code: 66, value: "x".into() };
+        assert!(dhcp_options(&[twice.clone(), twice]).is_err());
     }
 
     #[test]

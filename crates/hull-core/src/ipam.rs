@@ -5,14 +5,14 @@
 //! nothing but the sets.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Bound,
 };
 
 use hull_types::{
-    error::{Error, Result},
-    network::{Mac, Network, Subnet},
+    error::{Error, ErrorKind, Result},
+    network::{AddressRange, Mac, Network, Subnet},
     port::FixedIp,
 };
 use ipnet::IpNet;
@@ -24,8 +24,8 @@ pub struct NetworkUse {
     pub addresses: BTreeSet<IpAddr>,
     /// MACs ports hold.
     pub macs: BTreeSet<Mac>,
-    /// Host names ports hold.
-    pub hostnames: BTreeSet<String>,
+    /// Host names, and how many ports have each: NICs of one VM share theirs.
+    pub hostnames: BTreeMap<String, u32>,
 }
 
 /// One address from each family the network has, the next free ones. A family whose subnets are all full is an error.
@@ -60,7 +60,12 @@ pub fn wanted(
     for &address in wanted {
         let subnet = subnets.iter().find(|s| s.cidr.contains(&address)).ok_or_else(|| {
             let ranges: Vec<_> = subnets.iter().map(|s| s.cidr.to_string()).collect();
-            Error::invalid(format!("{address} is not on network {name}; its ranges are {}", ranges.join(", ")))
+            let ranges = if ranges.is_empty() {
+                "it has no subnets".to_owned()
+            } else {
+                format!("its ranges are {}", ranges.join(", "))
+            };
+            Error::invalid(format!("{address} is not on network {name}; {ranges}"))
         })?;
         if reserved(subnet, address) {
             return Err(Error::invalid(format!("{address} is network {name}'s own address; choose another")));
@@ -75,12 +80,37 @@ pub fn wanted(
     Ok(addresses)
 }
 
+/// The next free address of each of these subnets.
+pub fn from(
+    network: &Network,
+    subnets: &[&Subnet],
+    used: &BTreeSet<IpAddr>,
+    taken: &BTreeSet<IpAddr>,
+) -> Result<Vec<FixedIp>> {
+    let mut addresses: Vec<FixedIp> = Vec::with_capacity(subnets.len());
+    for subnet in subnets {
+        // A subnet named twice gives two.
+        let own = taken.iter().copied().chain(addresses.iter().map(|fixed| fixed.address)).collect();
+        let address = free(subnet, used, &own).ok_or_else(|| {
+            Error::new(
+                ErrorKind::InsufficientResources,
+                format!(
+                    "subnet {} of network {} has no free address left; delete ports on it, widen its pools, or use another",
+                    subnet.meta.name, network.meta.name
+                ),
+            )
+        })?;
+        addresses.push(FixedIp { subnet: subnet.id, address });
+    }
+    Ok(addresses)
+}
+
 fn full(network: &Network, v6: bool) -> Error {
     let family = if v6 { "IPv6" } else { "IPv4" };
     Error::new(
-        hull_types::error::ErrorKind::InsufficientResources,
+        ErrorKind::InsufficientResources,
         format!(
-            "network {} has no free {family} address left; delete VMs on it, or use another network",
+            "network {} has no free {family} address left; delete VMs on it, add a subnet to it, or use another network",
             network.meta.name
         ),
     )
@@ -88,10 +118,12 @@ fn full(network: &Network, v6: bool) -> Error {
 
 /// Whether an address of the subnet is never a port's.
 fn reserved(subnet: &Subnet, address: IpAddr) -> bool {
-    if subnet.gateway == Some(address) {
-        return true;
-    }
-    match subnet.cidr {
+    subnet.gateway == Some(address) || network_own(subnet.cidr, address)
+}
+
+/// Whether an address of a range names the network or all of it.
+pub(crate) fn network_own(cidr: IpNet, address: IpAddr) -> bool {
+    match cidr {
         // RFC 3021: both addresses of a /31 are hosts'; a /32 is one.
         IpNet::V4(net) if net.prefix_len() < 31 => address == net.network() || address == net.broadcast(),
         // RFC 4291 section 2.6.1: the subnet-router anycast address.
@@ -100,9 +132,19 @@ fn reserved(subnet: &Subnet, address: IpAddr) -> bool {
     }
 }
 
-/// The next free address of a subnet.
+/// The next free address of a subnet, of the first pool that has one.
 fn free(subnet: &Subnet, used: &BTreeSet<IpAddr>, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
-    let (first, last) = (subnet.cidr.network(), subnet.cidr.broadcast());
+    let whole = [AddressRange { first: subnet.cidr.network(), last: subnet.cidr.broadcast() }];
+    let pools = if subnet.pools.is_empty() { &whole[..] } else { &subnet.pools };
+    pools.iter().find_map(|pool| free_in(subnet, *pool, used, taken))
+}
+
+fn free_in(
+    subnet: &Subnet,
+    AddressRange { first, last }: AddressRange,
+    used: &BTreeSet<IpAddr>,
+    taken: &BTreeSet<IpAddr>,
+) -> Option<IpAddr> {
     let is_free = |a: IpAddr| !reserved(subnet, a) && !used.contains(&a) && !taken.contains(&a);
     let inside = (Bound::Included(first), Bound::Included(last));
     let highest = used.range(inside).next_back().max(taken.range(inside).next_back()).copied();
@@ -163,6 +205,25 @@ mod tests {
         assert_eq!(nexts(&["10.0.0.0/29"], &["10.0.0.2", "10.0.0.6"]), ["10.0.0.3"], "never the broadcast; then gaps");
         assert_eq!(nexts(&["10.0.0.0/30"], &["10.0.0.2"]), [""; 0], "full");
         assert_eq!(nexts(&["10.0.0.0/30", "10.1.0.0/30"], &["10.0.0.2"]), ["10.1.0.2"], "the next subnet");
+    }
+
+    #[test]
+    fn pools_bound_what_is_given_and_not_what_is_asked_for() {
+        let net = network(&["10.0.0.0/24"]);
+        let mut subnet = subnets(&["10.0.0.0/24"]).remove(0);
+        let pool = |first, last| AddressRange { first: ip(first), last: ip(last) };
+        subnet.pools = vec![pool("10.0.0.10", "10.0.0.11"), pool("10.0.0.1", "10.0.0.2")];
+        let mut used = BTreeSet::new();
+        for given in ["10.0.0.10", "10.0.0.11", "10.0.0.2"] {
+            let next = next(&net, &[&subnet], &used, &BTreeSet::new()).unwrap();
+            assert_eq!(next[0].address, ip(given), "pool after pool, never the gateway");
+            used.insert(ip(given));
+        }
+        let full = from(&net, &[&subnet], &used, &BTreeSet::new()).unwrap_err();
+        assert_eq!(full.kind, ErrorKind::InsufficientResources);
+        assert!(full.detail.contains("subnet subnet-0 of network net has no free address left"), "{full}");
+        let asked = wanted(&net, &[&subnet], &[ip("10.0.0.99")], &used, &BTreeSet::new()).unwrap();
+        assert_eq!(asked[0].address, ip("10.0.0.99"));
     }
 
     #[test]

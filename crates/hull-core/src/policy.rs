@@ -328,11 +328,39 @@ acts! {
     VmVnc: "GET" "/v1/vms/{vm}/vnc" => MEMBER;
     VmTcp: "GET" "/v1/vms/{vm}/tcp/{port}" => MEMBER;
     NetworkList: "GET" "/v1/networks" => READER;
+    NetworkCreate: "POST" "/v1/networks" => MEMBER;
     NetworkShow: "GET" "/v1/networks/{network}" => READER;
-    SecurityGroupList: "GET" "/v1/security-groups" => READER;
-    SecurityGroupShow: "GET" "/v1/security-groups/{group}" => READER;
+    NetworkUpdate: "PATCH" "/v1/networks/{network}" => MEMBER;
+    NetworkDelete: "DELETE" "/v1/networks/{network}" => MEMBER;
+    SubnetList: "GET" "/v1/subnets" => READER;
+    SubnetCreate: "POST" "/v1/subnets" => MEMBER;
+    SubnetShow: "GET" "/v1/subnets/{subnet}" => READER;
+    SubnetUpdate: "PATCH" "/v1/subnets/{subnet}" => MEMBER;
+    SubnetDelete: "DELETE" "/v1/subnets/{subnet}" => MEMBER;
     PortList: "GET" "/v1/ports" => READER;
+    PortCreate: "POST" "/v1/ports" => MEMBER;
     PortShow: "GET" "/v1/ports/{port}" => READER;
+    PortUpdate: "PATCH" "/v1/ports/{port}" => MEMBER;
+    PortDelete: "DELETE" "/v1/ports/{port}" => MEMBER;
+    SecurityGroupList: "GET" "/v1/security-groups" => READER;
+    SecurityGroupCreate: "POST" "/v1/security-groups" => MEMBER;
+    SecurityGroupShow: "GET" "/v1/security-groups/{group}" => READER;
+    SecurityGroupUpdate: "PATCH" "/v1/security-groups/{group}" => MEMBER;
+    SecurityGroupDelete: "DELETE" "/v1/security-groups/{group}" => MEMBER;
+    SecurityRuleAdd: "POST" "/v1/security-groups/{group}/rules" => MEMBER;
+    SecurityRuleRemove: "DELETE" "/v1/security-groups/{group}/rules/{rule}" => MEMBER;
+    RouterList: "GET" "/v1/routers" => READER;
+    RouterCreate: "POST" "/v1/routers" => MEMBER;
+    RouterShow: "GET" "/v1/routers/{router}" => READER;
+    RouterUpdate: "PATCH" "/v1/routers/{router}" => MEMBER;
+    RouterDelete: "DELETE" "/v1/routers/{router}" => MEMBER;
+    RouterSubnetAdd: "POST" "/v1/routers/{router}/subnets" => MEMBER;
+    RouterSubnetRemove: "DELETE" "/v1/routers/{router}/subnets/{subnet}" => MEMBER;
+    FloatingIpList: "GET" "/v1/floating-ips" => READER;
+    FloatingIpCreate: "POST" "/v1/floating-ips" => MEMBER;
+    FloatingIpShow: "GET" "/v1/floating-ips/{floating_ip}" => READER;
+    FloatingIpUpdate: "PATCH" "/v1/floating-ips/{floating_ip}" => MEMBER;
+    FloatingIpDelete: "DELETE" "/v1/floating-ips/{floating_ip}" => MEMBER;
 }
 
 impl Act {

@@ -13,7 +13,7 @@ use hull_types::{
 use crate::{
     call::Call,
     change::{Changes, Claim, Doc, Named, Write},
-    check, event, network,
+    check, event, security_group,
 };
 
 /// What a project may hold where nobody says.
@@ -46,22 +46,33 @@ pub fn with_id(id: ProjectId, request: &ProjectCreate, call: &mut Call<'_>) -> R
         quota: request.quota.clone().unwrap_or(default_quota()),
     };
     let event = told(&project, "project.create", "created", call);
-    let group = network::default_group(id, call)?;
+    let group = security_group::default(id, call)?;
     Ok(Changes::none()
         .and(Write::Claim(claim(&project)))
         .and(Write::PutProject(Box::new(project)))
         .and(Write::PutUsage { project: id, usage: Usage::default() })
-        .and(Write::Claim(network::group_claim(&group)))
+        .and(Write::Claim(security_group::claim(&group)))
         .and(Write::PutSecurityGroup(Box::new(group)))
         .event(event))
 }
 
-/// Decides on a project's end. `groups` are its security groups, `networks` how many networks it owns.
+/// What a project owns that its usage does not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uncounted {
+    /// Networks.
+    pub networks: usize,
+    /// Routers.
+    pub routers: usize,
+    /// Floating IPs.
+    pub floating_ips: usize,
+}
+
+/// Decides on a project's end. `groups` are its security groups, which go with it.
 pub fn delete(
     project: &Project,
     usage: Usage,
     groups: &[SecurityGroup],
-    networks: usize,
+    uncounted: Uncounted,
     call: &mut Call<'_>,
 ) -> Result<Changes> {
     let Usage { vms, images, ports, keypairs, .. } = usage;
@@ -69,7 +80,9 @@ pub fn delete(
         (vms, "VMs"),
         (images, "images"),
         (keypairs, "keypairs"),
-        (networks as u64, "networks"),
+        (uncounted.networks as u64, "networks"),
+        (uncounted.routers as u64, "routers"),
+        (uncounted.floating_ips as u64, "floating IPs"),
         (if vms == 0 { ports } else { 0 }, "ports"),
     ]
     .into_iter()
@@ -89,7 +102,7 @@ pub fn delete(
         .and(Write::Release(claim(project)));
     for group in groups {
         changes.push(Write::DeleteSecurityGroup(group.id));
-        changes.push(Write::Release(network::group_claim(group)));
+        changes.push(Write::Release(security_group::claim(group)));
     }
     Ok(changes.event(event))
 }
@@ -116,8 +129,14 @@ mod tests {
         let group = made.writes.iter().find_map(|w| if let Write::PutSecurityGroup(g) = w { Some(g) } else { None });
         let group = group.unwrap();
         assert_eq!(group.meta.name.as_str(), "default");
-        let gone =
-            delete(&testing::project(), Usage::default(), &[(**group).clone()], 0, &mut call(&mut fresh)).unwrap();
+        let gone = delete(
+            &testing::project(),
+            Usage::default(),
+            &[(**group).clone()],
+            Uncounted::default(),
+            &mut call(&mut fresh),
+        )
+        .unwrap();
         assert!(gone.writes.contains(&Write::DeleteSecurityGroup(group.id)));
         assert!(
             gone.expect.contains(&crate::change::Expect::Unchanged(Doc::Usage(testing::PROJECT))),
@@ -129,7 +148,8 @@ mod tests {
     fn what_holds_something_stays_and_says_what() {
         let mut fresh = Seeded::new(1);
         let usage = Usage { vms: 2, ports: 2, images: 1, ..Usage::default() };
-        let detail = delete(&testing::project(), usage, &[], 0, &mut call(&mut fresh)).unwrap_err().detail;
+        let detail =
+            delete(&testing::project(), usage, &[], Uncounted::default(), &mut call(&mut fresh)).unwrap_err().detail;
         assert_eq!(detail, "project default still holds 2 VMs, 1 images; delete them first");
     }
 }

@@ -7,6 +7,8 @@ use hull_types::{
     units::Bytes,
 };
 
+use crate::change::Named;
+
 /// What one VM with so many ports counts.
 pub fn of_vm(resources: &Resources, ports: u64) -> Usage {
     Usage {
@@ -16,6 +18,28 @@ pub fn of_vm(resources: &Resources, ports: u64) -> Usage {
         disk: resources.disk,
         ports,
         ..Usage::default()
+    }
+}
+
+/// What one thing of a kind counts. The one place that says which kinds have a quota.
+pub fn one(kind: Named) -> Usage {
+    match kind {
+        Named::Port => Usage { ports: 1, ..Usage::default() },
+        Named::Image => Usage { images: 1, ..Usage::default() },
+        Named::Keypair => Usage { keypairs: 1, ..Usage::default() },
+        // A VM's share depends on its size: see `of_vm`.
+        Named::Vm
+        | Named::Project
+        | Named::Flavor
+        | Named::Node
+        | Named::Network
+        | Named::Subnet
+        | Named::Router
+        | Named::FloatingIp
+        | Named::SecurityGroup
+        | Named::User
+        | Named::UserGroup
+        | Named::RoleAssignment => Usage::default(),
     }
 }
 

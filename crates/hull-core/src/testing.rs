@@ -11,14 +11,17 @@ use hull_types::{
     name::Name,
     network::{Network, Subnet, Uplink, Vni},
     node::{Node, NodeFacts, NodeStatus},
-    project::{Project, Quota},
+    project::{Project, Quota, Usage},
     units::Bytes,
     vm::Accel,
 };
 use ipnet::IpNet;
 use uuid::Uuid;
 
-use crate::call::{Call, Fresh};
+use crate::{
+    call::{Call, Fresh},
+    owner::Owner,
+};
 
 /// 2026-01-01 12:00:00 UTC.
 pub(crate) const NOW: Timestamp = Timestamp::constant(1_767_268_800, 0);
@@ -64,6 +67,10 @@ pub(crate) const PROJECT: ProjectId = ProjectId(Uuid::from_u128(0x11));
 
 pub(crate) fn project() -> Project {
     Project { id: PROJECT, name: name("default"), description: String::new(), created_at: NOW, quota: Quota::default() }
+}
+
+pub(crate) fn owner(project: &Project) -> Owner<'_> {
+    Owner { project, usage: Usage::default() }
 }
 
 pub(crate) fn name(text: &str) -> Name {

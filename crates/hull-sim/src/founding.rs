@@ -1,4 +1,5 @@
-//! What a run begins with beyond what the server makes at its first start: an image that is ready, without bytes.
+//! What a run begins with beyond what the server makes at its first start: an image that is ready, without bytes, and a
+//! tenant's networks.
 
 use std::sync::Arc;
 
@@ -30,7 +31,8 @@ use crate::cloud::Cloud;
 pub async fn found(cloud: &Cloud) -> Result<()> {
     let app = cloud.app().ok_or_else(|| Error::unavailable("the server is not up"))?;
     let name = Name::new("debian-12").map_err(|why| Error::internal(why.to_string()))?;
-    crate::steps::make_image(app, cloud.store.clone(), name).await
+    crate::steps::make_image(app, cloud.store.clone(), name).await?;
+    crate::networking::found(app).await
 }
 
 /// The import controller's part, without bytes.

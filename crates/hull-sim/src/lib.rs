@@ -22,6 +22,7 @@ pub mod founding;
 pub mod host;
 pub mod life;
 pub mod link;
+mod networking;
 pub mod quiet;
 pub mod run;
 pub mod steps;

@@ -93,6 +93,7 @@ impl Cloud {
                 self.truth.broken.push(format!("image {id} cannot be deleted: {error}"));
             }
         }
+        self.networks_go().await;
         self.pass(Duration::from_secs(120)).await;
         self.nothing_is_left();
     }
@@ -107,7 +108,17 @@ impl Cloud {
         for (project, usage) in self.truth.usages.iter().filter(|(_, usage)| **usage != Usage::default()) {
             broken.push(format!("project {project} is still said to hold {usage:?}"));
         }
-        let kinds = ["address/", "mac/", "hostname/", "name/vm/", "name/image/"];
+        let kinds = [
+            "address/",
+            "mac/",
+            "hostname/",
+            "vni/",
+            "name/vm/",
+            "name/image/",
+            "name/port/",
+            "name/router/",
+            "name/floating-ip/",
+        ];
         let claims: Vec<_> =
             self.truth.claims.keys().filter(|key| kinds.iter().any(|kind| key.starts_with(kind))).collect();
         if !claims.is_empty() {

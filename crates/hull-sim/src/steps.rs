@@ -11,7 +11,7 @@ use hull_types::{
     name::Name,
     units::Bytes,
     vm::{Exit, ExitCause, RebootKind, RestartPolicy},
-    wire::{ImageCreate, VmAction, VmCreate, VmUpdate},
+    wire::{ImageCreate, NicRequest, VmAction, VmCreate, VmUpdate},
 };
 
 use crate::{
@@ -27,8 +27,9 @@ impl Cloud {
     /// Does one thing by chance, then lets some time pass.
     pub async fn step(&mut self) {
         match self.fate.below(100) {
-            0..25 => self.create().await,
-            25..55 => self.act().await,
+            0..20 => self.create().await,
+            20..40 => self.act().await,
+            40..55 => self.networking().await,
             55..65 => self.delete().await,
             65..68 => self.rename().await,
             68..72 => self.image().await,
@@ -44,7 +45,7 @@ impl Cloud {
     }
 
     /// A call's outcome: refusals are fine, defects and silence are not.
-    fn judge<T>(
+    pub(crate) fn judge<T>(
         &mut self,
         what: &str,
         outcome: std::result::Result<Result<T>, tokio::time::error::Elapsed>,
@@ -100,7 +101,15 @@ impl Cloud {
             keypairs: vec![],
             ssh_keys: vec![],
             user_data: None,
-            nics: fate.chance(20).then(Vec::new),
+            nics: match fate.below(10) {
+                0 | 1 => Some(Vec::new()),
+                2 | 3 => {
+                    let network = Some(format!("net{}", fate.below(3)));
+                    Some(vec![NicRequest::default(), NicRequest { network, ..NicRequest::default() }])
+                }
+                4 => Some(vec![NicRequest { port: Some(format!("port{}", fate.below(3))), ..NicRequest::default() }]),
+                _ => None,
+            },
             restart: policies[fate.below(3)],
             start: fate.chance(85),
         };

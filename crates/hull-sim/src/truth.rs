@@ -3,6 +3,7 @@
 //! | promise | checked |
 //! |---|---|
 //! | nothing half-made | a VM's ports, placement and status exist only with it; claims are exactly what documents hold |
+//! | nothing dangles | what a document refers to is there: networks, subnets, groups, routers, ports, VMs |
 //! | quota is exact | each project's usage is the sum over its VMs, ports, images and keypairs |
 //! | one writer, newest generation | a status is written for the placement in force, by its node |
 //! | history is complete | what comes, goes or changes does so with its event, in the same transaction |
@@ -19,12 +20,19 @@ use hull_types::{
     id::ProjectId,
     image::Image,
     keypair::Keypair,
+    meta::Meta,
+    network::{Network, Subnet},
     port::Port,
     project::Usage,
+    router::{FloatingIp, Router},
+    security_group::{Remote, SecurityGroup},
     vm::{Placement, Vm, VmStatus},
 };
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
+
+/// The kinds whose names are followed.
+const NAMED: [&str; 8] = ["vm", "image", "network", "subnet", "port", "router", "floating-ip", "security-group"];
 
 /// The documents promises are about.
 #[derive(Default)]
@@ -37,6 +45,16 @@ pub struct Truth {
     pub statuses: BTreeMap<Uuid, VmStatus>,
     /// Ports.
     pub ports: BTreeMap<Uuid, Port>,
+    /// Networks.
+    pub networks: BTreeMap<Uuid, Network>,
+    /// Subnets.
+    pub subnets: BTreeMap<Uuid, Subnet>,
+    /// Routers.
+    pub routers: BTreeMap<Uuid, Router>,
+    /// Floating IPs.
+    pub floating_ips: BTreeMap<Uuid, FloatingIp>,
+    /// Security groups.
+    pub groups: BTreeMap<Uuid, SecurityGroup>,
     /// Images.
     pub images: BTreeMap<Uuid, Image>,
     /// Keypairs.
@@ -75,6 +93,7 @@ impl Truth {
             broken.extend(self.sums_broken());
             broken.extend(self.claims_broken());
             broken.extend(self.orphans());
+            broken.extend(self.dangling());
         }
         for event in told.events {
             self.history.entry(event.resource.id).or_default().push(event);
@@ -88,7 +107,7 @@ impl Truth {
             Change::Delete(key) => (key, None),
         };
         let Some((kind, rest)) = key.split_once('/') else { return };
-        if matches!(kind, "name" | "address" | "mac" | "hostname") {
+        if matches!(kind, "name" | "address" | "mac" | "hostname" | "vni") {
             match value.and_then(|value| serde_json::from_slice(value).ok()) {
                 Some(holder) => _ = self.claims.insert(key.to_string(), holder),
                 None => _ = self.claims.remove(&**key),
@@ -101,6 +120,11 @@ impl Truth {
             "vm-status" => self.apply_status(id, value, told),
             "placement" => self.apply_placement(id, value),
             "port" => set(&mut self.ports, id, value),
+            "network" => set(&mut self.networks, id, value),
+            "subnet" => set(&mut self.subnets, id, value),
+            "router" => set(&mut self.routers, id, value),
+            "floating-ip" => set(&mut self.floating_ips, id, value),
+            "security-group" => set(&mut self.groups, id, value),
             "image" => set(&mut self.images, id, value),
             "keypair" => set(&mut self.keypairs, id, value),
             "usage" => set(&mut self.usages, id, value),
@@ -186,7 +210,13 @@ impl Truth {
         let sum = vms.fold(Usage::default(), |sum, (vm, _)| quota::add(sum, quota::of_vm(&vm.resources, 0)));
         let count = |n: usize| n as u64;
         Usage {
-            ports: count(self.ports.values().filter(|port| port.meta.project == project).count()),
+            // A router's own ends are the server's, and count for no quota.
+            ports: count(
+                self.ports
+                    .values()
+                    .filter(|port| port.meta.project == project && port.router_gateway.is_none())
+                    .count(),
+            ),
             images: count(self.images.values().filter(|image| image.meta.project == project).count()),
             keypairs: count(self.keypairs.values().filter(|keypair| keypair.meta.project == project).count()),
             ..sum
@@ -206,17 +236,27 @@ impl Truth {
         let mut wanted = BTreeSet::new();
         for port in self.ports.values() {
             wanted.insert(format!("mac/{}/{}", port.network, port.mac));
-            wanted.insert(format!("hostname/{}/{}", port.network, port.hostname));
+            if port.router_gateway.is_none() {
+                wanted.insert(format!("hostname/{}/{}", port.network, port.hostname));
+            }
             wanted.extend(port.addresses.iter().map(|fixed| format!("address/{}/{}", port.network, fixed.address)));
         }
-        wanted.extend(self.vms.values().map(|(vm, _)| format!("name/vm/{}/{}", vm.meta.project, vm.meta.name)));
-        wanted.extend(self.images.values().map(|i| format!("name/image/{}/{}", i.meta.project, i.meta.name)));
-        let counted = |key: &str| {
-            key.starts_with("mac/")
-                || key.starts_with("hostname/")
-                || key.starts_with("address/")
-                || key.starts_with("name/vm/")
-                || key.starts_with("name/image/")
+        wanted.extend(self.floating_ips.values().map(|f| format!("address/{}/{}", f.network, f.address)));
+        wanted.extend(self.networks.values().filter_map(|n| Some(format!("vni/{}", n.vni?))));
+        let named = |kind: &str, meta: &Meta| format!("name/{kind}/{}/{}", meta.project, meta.name);
+        let made = self.ports.values().filter(|port| !port.goes_with_vm && port.router_gateway.is_none());
+        wanted.extend(made.map(|port| named("port", &port.meta)));
+        wanted.extend(self.vms.values().map(|(vm, _)| named("vm", &vm.meta)));
+        wanted.extend(self.images.values().map(|image| named("image", &image.meta)));
+        wanted.extend(self.networks.values().map(|network| named("network", &network.meta)));
+        wanted.extend(self.subnets.values().map(|subnet| named("subnet", &subnet.meta)));
+        wanted.extend(self.routers.values().map(|router| named("router", &router.meta)));
+        wanted.extend(self.floating_ips.values().map(|floating| named("floating-ip", &floating.meta)));
+        wanted.extend(self.groups.values().map(|group| named("security-group", &group.meta)));
+        let counted = |key: &str| match key.split('/').collect::<Vec<_>>()[..] {
+            ["mac" | "address" | "hostname" | "vni", ..] => true,
+            ["name", kind, ..] => NAMED.contains(&kind),
+            _ => false,
         };
         let held: BTreeSet<String> = self.claims.keys().filter(|key| counted(key)).cloned().collect();
         let leaked = held.difference(&wanted).map(|key| format!("{key} is claimed by nothing that exists"));
@@ -234,8 +274,86 @@ impl Truth {
                 broken.push(format!("{} lacks a port", vm.id));
             }
         }
-        for port in self.ports.values().filter(|port| port.vm.is_none_or(|vm| !self.vms.contains_key(&vm.0))) {
-            broken.push(format!("port {} is left without its VM", port.id));
+        for port in self.ports.values() {
+            let stray = match port.vm {
+                Some(vm) => self.vms.get(&vm.0).is_none_or(|(vm, _)| !vm.ports.contains(&port.id)),
+                None => port.goes_with_vm,
+            };
+            if stray {
+                broken.push(format!("port {} is left without its VM", port.id));
+            }
+        }
+        broken
+    }
+
+    /// References to what is not there.
+    fn dangling(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut check = |there: bool, what: String| {
+            if !there {
+                broken.push(format!("{what}, which is gone"));
+            }
+        };
+        for port in self.ports.values() {
+            let id = port.id;
+            check(self.networks.contains_key(&port.network.0), format!("port {id} is on network {}", port.network));
+            for fixed in &port.addresses {
+                check(self.subnets.contains_key(&fixed.subnet.0), format!("port {id} is from subnet {}", fixed.subnet));
+            }
+            for group in &port.security_groups {
+                check(self.groups.contains_key(&group.0), format!("port {id} is in group {group}"));
+            }
+            if let Some(on) = port.router_gateway {
+                check(self.routers.contains_key(&on.router.0), format!("port {id} is router {}'s", on.router));
+            }
+        }
+        for network in self.networks.values() {
+            for subnet in &network.subnets {
+                check(self.subnets.contains_key(&subnet.0), format!("network {} lists {subnet}", network.id));
+            }
+        }
+        for subnet in self.subnets.values() {
+            let lists =
+                self.networks.get(&subnet.network.0).is_some_and(|network| network.subnets.contains(&subnet.id));
+            check(lists, format!("subnet {} is not of its network {}", subnet.id, subnet.network));
+            if let Some(on) = subnet.router {
+                let joins = self.routers.get(&on.0).is_some_and(|router| router.subnets.contains(&subnet.id));
+                check(joins, format!("subnet {} is on router {on}", subnet.id));
+            }
+        }
+        for router in self.routers.values() {
+            for subnet in &router.subnets {
+                let on = self.subnets.get(&subnet.0).is_some_and(|subnet| subnet.router == Some(router.id));
+                check(on, format!("router {} joins subnet {subnet}", router.id));
+            }
+            if let Some(out) = router.gateway {
+                let leads = self.networks.get(&out.network.0).is_some_and(|network| network.external);
+                check(leads, format!("router {} leads out by {}", router.id, out.network));
+            }
+        }
+        for floating in self.floating_ips.values() {
+            let id = floating.id;
+            check(
+                self.subnets.contains_key(&floating.subnet.0),
+                format!("floating IP {id} is from {}", floating.subnet),
+            );
+            if let Some(target) = floating.target {
+                let port = self.ports.get(&target.port.0);
+                let fixed = port.and_then(|port| port.addresses.iter().find(|fixed| fixed.address == target.fixed));
+                check(fixed.is_some(), format!("floating IP {id} leads to {} of port {}", target.fixed, target.port));
+                let subnet = fixed.and_then(|fixed| self.subnets.get(&fixed.subnet.0));
+                let router = subnet.and_then(|subnet| self.routers.get(&subnet.router?.0));
+                let out = router.filter(|router| router.id == target.router).and_then(|router| router.gateway);
+                let leads = out.is_some_and(|out| out.network == floating.network);
+                check(leads, format!("floating IP {id} leads through router {}", target.router));
+            }
+        }
+        for group in self.groups.values() {
+            for rule in &group.rules {
+                if let Remote::Group(other) = rule.remote {
+                    check(self.groups.contains_key(&other.0), format!("a rule of group {} names {other}", group.id));
+                }
+            }
         }
         broken
     }

@@ -42,6 +42,8 @@ pub enum ReasonCode {
     OutOfMemory,
     /// The network could not be made.
     NetworkFailed,
+    /// A network has no free address left.
+    AddressesExhausted,
     /// The guest was asked to shut down and has until the deadline.
     AwaitingGuestShutdown,
     /// The guest turned itself off.

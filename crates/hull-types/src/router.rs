@@ -10,6 +10,7 @@ use crate::{
     id::{NetworkId, RouterId, SubnetId},
     meta::Meta,
     network::Route,
+    reason::Reason,
 };
 
 /// A router's way out.
@@ -44,6 +45,9 @@ pub struct Router {
     /// Further routes; each next hop is on one of its subnets or on the external network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
+    /// Why it does not (yet) lead out from every node as asked; written by the server's controller alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
 }
 
 /// An address of an external network that leads to a port.

@@ -28,6 +28,7 @@ use hull_types::{
 
 use super::{
     create::{self, GRACE_SECONDS},
+    nic,
     state::Standing,
 };
 use crate::{
@@ -57,6 +58,8 @@ pub struct Acting<'a> {
     pub flavor: Option<&'a Flavor>,
     /// Rebuilding, rescuing: the image named, or the VM's own.
     pub image: Option<&'a Image>,
+    /// Plugging, unplugging: the NIC.
+    pub nic: Option<nic::Plug<'a>>,
     /// All nodes, to refuse what none could ever hold.
     pub nodes: &'a [Candidate],
     /// The node it is placed on.
@@ -82,9 +85,7 @@ pub fn act(plan: &Acting<'_>, call: &mut Call<'_>) -> Result<Changes> {
         VmAction::Rebuild { .. } => rebuild(plan, call),
         VmAction::Rescue { .. } => rescue(plan, call),
         VmAction::Unrescue => Ok(unrescue(vm, call)),
-        VmAction::AttachNic { .. } | VmAction::DetachNic { .. } => {
-            Err(Error::unsupported("NICs of a VM cannot be changed yet; name them all when it is created"))
-        }
+        VmAction::AttachNic { .. } | VmAction::DetachNic { .. } => nic::act(plan, call),
         VmAction::Lock | VmAction::Unlock => Ok(Changes::none()),
     }
 }
@@ -110,7 +111,7 @@ pub fn verb(action: &VmAction) -> &'static str {
 }
 
 /// The changed document and its event.
-fn changed(
+pub(super) fn changed(
     vm: &Vm,
     act: &str,
     message: impl Into<String>,
@@ -243,7 +244,7 @@ fn not_in_rescue(vm: &Vm, act: &str) -> Result<()> {
 }
 
 /// Saved memory fits only the machine it was saved from.
-fn not_suspended(vm: &Vm, act: &str, standing: &Standing) -> Result<()> {
+pub(super) fn not_suspended(vm: &Vm, act: &str, standing: &Standing) -> Result<()> {
     let saved = matches!(standing.state, VmState::Suspended | VmState::Suspending);
     if saved || vm.power.target == PowerTarget::Suspended { Err(refuse_suspended(vm, act)) } else { Ok(()) }
 }

@@ -39,6 +39,7 @@ impl Case {
             usage: self.usage,
             flavor: self.flavor.as_ref(),
             image: self.image.as_ref(),
+            nic: None,
             nodes: &nodes,
             node: self.node.as_ref(),
         };
@@ -272,6 +273,7 @@ fn a_change_is_dated_and_told() {
         usage: case.usage,
         flavor: None,
         image: None,
+        nic: None,
         nodes: &[],
         node: None,
     };

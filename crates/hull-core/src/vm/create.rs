@@ -3,21 +3,17 @@
 //! The server resolves names to documents; this module checks how they go together and refuses what could never run.
 //! Either all VMs of a call come to be or none: there is no half-created VM anywhere in Hull.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::BTreeSet;
 
 use hull_types::{
     error::{Error, Result},
     flavor::{Flavor, Resources},
-    id::{NetworkId, PortId, SecurityGroupId, VmId},
+    id::VmId,
     image::{DirectBoot, Image, ImageContent, ImageKind, ImagePhase},
     keypair::{Keypair, PublicKey},
     meta::Meta,
     name::Name,
-    network::{Mac, Network, Subnet},
-    port::{Bandwidth, FixedIp, Port},
+    port::Port,
     project::{Project, Usage},
     units::Bytes,
     vm::{Boot, Firmware, FlavorRef, ImageRef, PowerIntent, PowerTarget, Profile, RebootIntent, RebootKind, Vm},
@@ -26,11 +22,11 @@ use hull_types::{
 
 use crate::{
     call::Call,
-    change::{Changes, Claim, Doc, Named, Write},
+    change::{Changes, Claim, Doc, Expect, Named, Write},
     check, event, hostname,
-    ipam::{self, NetworkUse},
-    mac,
+    owner::Owner,
     placement::{self, Candidate},
+    port::{self, Taken, Wish},
     quota,
 };
 
@@ -55,20 +51,12 @@ pub struct Kernel<'a> {
 }
 
 /// A NIC as the caller asked for it, resolved.
-#[derive(Clone)]
-pub struct Nic<'a> {
-    /// The network.
-    pub network: &'a Network,
-    /// Its subnets, oldest first.
-    pub subnets: &'a [&'a Subnet],
-    /// What of the network is taken.
-    pub used: &'a NetworkUse,
-    /// Addresses wanted; the next free ones where empty.
-    pub addresses: &'a [IpAddr],
-    /// MAC wanted.
-    pub mac: Option<Mac>,
-    /// The groups that let traffic in.
-    pub security_groups: &'a [SecurityGroupId],
+#[derive(Clone, Debug)]
+pub enum Nic<'a> {
+    /// A port that is made with the VM and goes with it.
+    Make(Wish<'a>),
+    /// A port that is there already.
+    Take(&'a Port),
 }
 
 /// The request with everything it names.
@@ -108,20 +96,29 @@ pub fn create(plan: &Create<'_>, call: &mut Call<'_>) -> Result<Changes> {
         );
     }
     check_count(plan)?;
-    let each = quota::of_vm(&size, plan.nics.len() as u64);
+    distinct(plan.nics)?;
+    let owner = Owner { project: plan.project, usage: plan.usage };
+    let each = quota::of_vm(&size, made(plan.nics));
     let more = (0..request.count).fold(Usage::default(), |sum, _| quota::add(sum, each));
     let usage = quota::take(&plan.project.quota, plan.usage, more)?;
 
     let mut changes = expectations(plan).and(Write::PutUsage { project: plan.project.id, usage });
     let mut taken = Taken::default();
+    let mut hostnames = BTreeSet::new();
     for number in 1..=request.count {
         let id: VmId = call.id();
         let (name, wanted) = names(request, number, id)?;
-        let hostname = hostname::free(wanted, |label| taken.has_hostname(plan.nics, label));
+        let hostname = hostname::free(wanted, |label| hostnames.contains(label) || has_hostname(plan.nics, label));
         let ports = plan
             .nics
             .iter()
-            .map(|nic| port(nic, id, &hostname, plan, &mut taken, call))
+            .enumerate()
+            .map(|(at, nic)| {
+                port(nic, id, &hostname, &owner, &mut taken, call).map_err(|error| match &error.field {
+                    Some(field) => error.clone().at(format!("/nics/{at}{field}")),
+                    None => error,
+                })
+            })
             .collect::<Result<Vec<Port>>>()?;
         let vm = Vm {
             id,
@@ -152,12 +149,12 @@ pub fn create(plan: &Create<'_>, call: &mut Call<'_>) -> Result<Changes> {
             deleted_at: None,
         };
         changes.push(Write::Claim(name_claim(&vm)));
-        hostname_claims(&vm, &ports).for_each(|claim| changes.push(Write::Claim(claim)));
-        for port in ports {
-            port_claims(&port).for_each(|claim| changes.push(Write::Claim(claim)));
-            changes.push(Write::PutPort(Box::new(port)));
+        let made: Vec<&Port> = ports.iter().collect();
+        port::hostname_claims(id, &made).for_each(|claim| changes.push(Write::Claim(claim)));
+        for (nic, port) in plan.nics.iter().zip(ports) {
+            write_port(&mut changes, nic, port);
         }
-        taken.hostnames.insert(vm.hostname.clone());
+        hostnames.insert(vm.hostname.clone());
         changes = changes.event(event::vm(call, &vm, "vm.create", told(&vm)));
         changes.push(Write::PutVm(Box::new(vm)));
     }
@@ -167,19 +164,6 @@ pub fn create(plan: &Create<'_>, call: &mut Call<'_>) -> Result<Changes> {
 /// The claim of a VM's name.
 pub fn name_claim(vm: &Vm) -> Claim {
     Claim::Name { kind: Named::Vm, project: Some(vm.meta.project), name: vm.meta.name.clone(), id: vm.id.0 }
-}
-
-/// The claims of a port's MAC and addresses.
-pub fn port_claims(port: &Port) -> impl Iterator<Item = Claim> {
-    let (network, id) = (port.network, port.id);
-    let addresses = port.addresses.iter().map(move |a| Claim::Address { network, address: a.address, holder: id.0 });
-    std::iter::once(Claim::Mac { network, mac: port.mac, port: id }).chain(addresses)
-}
-
-/// The claims of a VM's host name, one for each network it is on.
-pub fn hostname_claims<'a>(vm: &'a Vm, ports: &[Port]) -> impl Iterator<Item = Claim> + use<'a> {
-    let networks: BTreeSet<NetworkId> = ports.iter().map(|port| port.network).collect();
-    networks.into_iter().map(|network| Claim::Hostname { network, hostname: vm.hostname.clone(), vm: vm.id })
 }
 
 fn told(vm: &Vm) -> String {
@@ -199,9 +183,13 @@ fn check_texts(request: &VmCreate) -> Result<()> {
 
 /// Wanted addresses and MACs go to one VM only.
 fn check_count(plan: &Create<'_>) -> Result<()> {
-    let fixed = plan.nics.iter().any(|nic| !nic.addresses.is_empty() || nic.mac.is_some());
+    let fixed = plan.nics.iter().any(|nic| match nic {
+        Nic::Make(wish) => !wish.addresses.is_empty() || wish.mac.is_some(),
+        Nic::Take(_) => true,
+    });
     if plan.request.count > 1 && fixed {
-        let detail = "an address or MAC can be given for one VM only; leave them out, or create the VMs one by one";
+        let detail =
+            "an address, a MAC or a port can be given for one VM only; leave them out, or create the VMs one by one";
         return Err(Error::invalid(detail).at("/nics"));
     }
     Ok(())
@@ -214,12 +202,8 @@ fn expectations(plan: &Create<'_>) -> Changes {
         changes = changes.unchanged(Doc::Image(image.id));
     }
     for nic in plan.nics {
-        changes = changes.unchanged(Doc::Network(nic.network.id));
-        for subnet in nic.subnets {
-            changes = changes.unchanged(Doc::Subnet(subnet.id));
-        }
-        for &group in nic.security_groups {
-            changes = changes.exists(Doc::SecurityGroup(group));
+        if let Nic::Make(wish) = nic {
+            port::expect(&mut changes, wish);
         }
     }
     changes
@@ -389,63 +373,61 @@ fn names(request: &VmCreate, number: u32, id: VmId) -> Result<(Name, String)> {
     Ok((name, format!("{}{suffix}", hostname.trim_end_matches('-'))))
 }
 
-/// What this very transaction has taken already, by network.
-#[derive(Default)]
-struct Taken {
-    addresses: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
-    macs: BTreeMap<NetworkId, BTreeSet<Mac>>,
-    /// On every network of the call's: its VMs are on all of them.
-    hostnames: BTreeSet<String>,
+/// Whether a host name is another's on one of the networks that NICs are made on.
+fn has_hostname(nics: &[Nic<'_>], label: &str) -> bool {
+    nics.iter().any(|nic| match nic {
+        Nic::Make(wish) => wish.on.used.hostnames.contains_key(label),
+        Nic::Take(_) => false,
+    })
 }
 
-impl Taken {
-    fn has_hostname(&self, nics: &[Nic<'_>], label: &str) -> bool {
-        self.hostnames.contains(label) || nics.iter().any(|nic| nic.used.hostnames.contains(label))
-    }
-}
-
-fn port(
+/// The port of a NIC: made, or taken as it is.
+pub(crate) fn port(
     nic: &Nic<'_>,
     vm: VmId,
     hostname: &str,
-    plan: &Create<'_>,
+    owner: &Owner<'_>,
     taken: &mut Taken,
     call: &mut Call<'_>,
 ) -> Result<Port> {
-    let network = nic.network;
-    let taken_addresses = taken.addresses.entry(network.id).or_default();
-    let taken_macs = taken.macs.entry(network.id).or_default();
-    let addresses: Vec<FixedIp> = if nic.addresses.is_empty() {
-        ipam::next(network, nic.subnets, &nic.used.addresses, taken_addresses)?
-    } else {
-        ipam::wanted(network, nic.subnets, nic.addresses, &nic.used.addresses, taken_addresses)
-            .map_err(|e| e.at("/nics"))?
-    };
-    let mac = match nic.mac {
-        Some(mac) => mac::check(mac, &nic.used.macs, taken_macs).map_err(|e| e.at("/nics"))?,
-        None => mac::draw(call.fresh, &nic.used.macs, taken_macs)?,
-    };
-    taken_addresses.extend(addresses.iter().map(|a| a.address));
-    taken_macs.insert(mac);
-    let id: PortId = call.id();
-    let name = Name::new(&format!("port-{}", id.0.simple()))
-        .map_err(|why| Error::internal(format!("a port's name was refused: {why}")))?;
-    Ok(Port {
-        id,
-        meta: Meta::new(plan.project.id, name, call.now),
-        network: network.id,
-        vm: Some(vm),
-        goes_with_vm: true,
-        router_gateway: None,
-        mac,
-        addresses,
-        hostname: hostname.to_owned(),
-        security_groups: nic.security_groups.to_vec(),
-        port_security: network.port_security,
-        allowed_pairs: Vec::new(),
-        dhcp_options: Vec::new(),
-        bandwidth: Bandwidth::default(),
-    })
+    match nic {
+        Nic::Take(present) => port::take(present, vm, owner, call),
+        Nic::Make(wish) => {
+            let id = call.id();
+            let meta = Meta::new(owner.id(), port::name_with_vm(id)?, call.now);
+            let made = port::make(wish, id, meta, taken, call)?;
+            Ok(Port { vm: Some(vm), goes_with_vm: true, hostname: hostname.to_owned(), ..made })
+        }
+    }
+}
+
+/// Writes a NIC's port, on condition of what it was decided on.
+pub(crate) fn write_port(changes: &mut Changes, nic: &Nic<'_>, port: Port) {
+    match nic {
+        Nic::Take(_) => changes.expect(Expect::Unchanged(Doc::Port(port.id))),
+        Nic::Make(_) => port::claims(&port).for_each(|claim| changes.push(Write::Claim(claim))),
+    }
+    changes.push(Write::PutPort(Box::new(port)));
+}
+
+/// How many of these are made, and so counted.
+pub(crate) fn made(nics: &[Nic<'_>]) -> u64 {
+    nics.iter().filter(|nic| matches!(nic, Nic::Make(_))).count() as u64
+}
+
+/// A port is one NIC's.
+fn distinct(nics: &[Nic<'_>]) -> Result<()> {
+    let mut seen = Vec::new();
+    for (at, nic) in nics.iter().enumerate() {
+        if let Nic::Take(port) = nic {
+            if seen.contains(&port.id) {
+                let detail = format!("port {} is named for two NICs; name it for one", port.meta.name);
+                return Err(Error::invalid(detail).at(format!("/nics/{at}/port")));
+            }
+            seen.push(port.id);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,12 +1,24 @@
 //! Creating VMs: every refusal at the door, and what one decision writes.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use hull_types::{image::ImageKind, project::Quota, vm::RestartPolicy};
+use hull_types::{
+    image::ImageKind,
+    network::{Network, Subnet},
+    project::Quota,
+    vm::RestartPolicy,
+};
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{self, Seeded, call, flavor, image, kernel, name, network, project};
+use crate::{
+    ipam::NetworkUse,
+    subnet::On,
+    testing::{self, Seeded, call, flavor, image, kernel, name, network, project},
+};
 
 /// A request for one VM of an image and a flavor on one network, to be bent by each case.
 struct Case {
@@ -68,14 +80,13 @@ impl Case {
 
     fn decide(&self, fresh: &mut Seeded) -> Result<Changes> {
         let subnets: Vec<&Subnet> = self.subnets.iter().collect();
-        let nics = [Nic {
-            network: &self.network,
-            subnets: &subnets,
-            used: &self.used,
+        let nics = [Nic::Make(Wish {
+            on: On { network: &self.network, subnets: &subnets, used: &self.used },
             addresses: &self.addresses,
+            from: &[],
             mac: None,
-            security_groups: &[],
-        }];
+            groups: &[],
+        })];
         let plan = Create {
             request: &self.request,
             project: &self.project,
@@ -151,14 +162,14 @@ fn names_that_come_to_one_label_are_told_apart() {
     assert_eq!(
         hosts(|case| {
             case.request.name = name("Web 1");
-            case.used.hostnames.insert("web-1".into());
+            case.used.hostnames.insert("web-1".into(), 1);
         }),
         ["web-1-2"]
     );
     assert_eq!(
         hosts(|case| {
             case.request.count = 3;
-            case.used.hostnames.insert("web-2".into());
+            case.used.hostnames.insert("web-2".into(), 1);
         }),
         ["web-1", "web-2-2", "web-3"]
     );
@@ -253,7 +264,7 @@ const REFUSALS: &[Refusal] = &[
     ),
     (|c| (c.request.profile, c.kernel, c.request.tpm) = (Profile::Micro, Some(kernel()), true), "/tpm", "no TPM"),
     (|c| (c.request.count, c.addresses) = (2, vec!["10.0.0.9".parse().unwrap()]), "/nics", "for one VM only"),
-    (|c| c.addresses = vec!["10.0.0.1".parse().unwrap()], "/nics", "own address"),
+    (|c| c.addresses = vec!["10.0.0.1".parse().unwrap()], "/nics/0/addresses", "own address"),
     (|c| (c.request.count, c.request.name) = (2, name(&"n".repeat(255))), "/name", "shorten the name"),
 ];
 
@@ -317,7 +328,7 @@ proptest! {
                 match claim {
                     Claim::Address { address, .. } => prop_assert!(case.used.addresses.insert(*address)),
                     Claim::Mac { mac, .. } => prop_assert!(case.used.macs.insert(*mac)),
-                    Claim::Hostname { hostname, .. } => prop_assert!(case.used.hostnames.insert(hostname.clone())),
+                    Claim::Hostname { hostname, .. } => prop_assert!(case.used.hostnames.insert(hostname.clone(), 1).is_none()),
                     Claim::Name { id, .. } => prop_assert!(held.insert(*id)),
                     Claim::Vni { .. } => prop_assert!(false, "a VM has no number on the wire"),
                 }

@@ -14,11 +14,12 @@ use hull_types::{
     error::Result,
     port::Port,
     project::Usage,
+    router::FloatingIp,
     vm::{Placement, Vm, VmPhase, VmStatus},
 };
 
 use super::{
-    create::{hostname_claims, name_claim, port_claims},
+    create::name_claim,
     state::{DELETE_WAITS, NodeSeen},
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     change::{Changes, Doc, Write},
     event,
     placement::clock,
-    quota,
+    port, quota,
 };
 
 /// What purging needs to know.
@@ -38,6 +39,8 @@ pub struct Deleting<'a> {
     pub placement: Option<&'a Placement>,
     /// Its ports.
     pub ports: &'a [Port],
+    /// The floating IPs that lead to them.
+    pub floating_ips: &'a [FloatingIp],
     /// What its project holds.
     pub usage: Usage,
 }
@@ -109,11 +112,14 @@ pub(super) fn goes(silent_since: Timestamp, asked: Timestamp, now: Timestamp) ->
     if began > now.saturating_add(DELETE_WAITS).unwrap_or(now) { now } else { began + DELETE_WAITS }
 }
 
-/// Everything of a VM's goes, in one transaction: documents, ports, claims, quota; history stays.
+/// Everything of a VM's goes, in one transaction: documents, the ports that were made with it, claims, quota; history and
+/// ports that a user made stay.
 pub fn purge(plan: &Deleting<'_>, why: &str, call: &mut Call<'_>) -> Changes {
     let vm = plan.vm;
     let project = vm.meta.project;
-    let held = quota::of_vm(&vm.resources, plan.ports.len() as u64);
+    let (go, stay): (Vec<&Port>, Vec<&Port>) = plan.ports.iter().partition(|port| port.goes_with_vm);
+    let held = quota::of_vm(&vm.resources, go.len() as u64);
+    let floating_ips: Vec<&FloatingIp> = plan.floating_ips.iter().collect();
     let mut changes = Changes::none()
         .unchanged(Doc::Vm(vm.id))
         .unchanged(Doc::Placement(vm.id))
@@ -123,10 +129,8 @@ pub fn purge(plan: &Deleting<'_>, why: &str, call: &mut Call<'_>) -> Changes {
         .and(Write::DeleteVmStatus(vm.id))
         .and(Write::Release(name_claim(vm)))
         .and(Write::PutUsage { project, usage: quota::subtract(plan.usage, held) });
-    hostname_claims(vm, plan.ports).for_each(|claim| changes.push(Write::Release(claim)));
-    for port in plan.ports {
-        changes = changes.unchanged(Doc::Port(port.id)).and(Write::DeletePort(port.id));
-        port_claims(port).for_each(|claim| changes.push(Write::Release(claim)));
-    }
+    port::hostname_claims(vm.id, &go).for_each(|claim| changes.push(Write::Release(claim)));
+    go.into_iter().for_each(|gone| port::remove(&mut changes, gone, &floating_ips, call));
+    stay.into_iter().for_each(|kept| port::let_go(&mut changes, kept, call));
     changes.event(event::vm(call, vm, "vm.gone", format!("gone: {why}")))
 }

@@ -14,6 +14,7 @@ pub mod action;
 pub mod create;
 pub mod delete;
 pub mod explain;
+pub mod nic;
 pub mod place;
 pub mod report;
 pub mod state;

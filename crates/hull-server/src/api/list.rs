@@ -9,7 +9,10 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use hull_types::error::{Error, Problem, Result};
+use hull_types::{
+    error::{Error, Problem, Result},
+    meta::Meta,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -68,6 +71,10 @@ pub(crate) struct ListQuery {
     pub(crate) resource: Option<Uuid>,
     /// Ports: only those of this VM (id).
     pub(crate) vm: Option<Uuid>,
+    /// Subnets, ports, floating IPs: only those of this network (name or id).
+    pub(crate) network: Option<String>,
+    /// Networks, subnets, routers, floating IPs, ports, security groups: only those with this tag.
+    pub(crate) tag: Option<String>,
     /// Images: with those that are hidden.
     #[serde(default)]
     pub(crate) hidden: bool,
@@ -82,6 +89,8 @@ impl ListQuery {
             ("image", self.image.is_some()),
             ("resource", self.resource.is_some()),
             ("vm", self.vm.is_some()),
+            ("network", self.network.is_some()),
+            ("tag", self.tag.is_some()),
             ("hidden", self.hidden),
         ];
         match given.iter().find(|(name, given)| *given && !filters.contains(name)) {
@@ -127,6 +136,11 @@ impl ListQuery {
         Ok(([(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")], body)
             .into_response())
     }
+}
+
+/// A filter by tag.
+pub(crate) fn tagged(tag: Option<String>) -> impl Fn(&Meta) -> bool + Send + 'static {
+    move |meta| tag.as_ref().is_none_or(|tag| meta.tags.contains(tag))
 }
 
 fn line(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {

@@ -10,6 +10,7 @@ mod auth;
 mod event;
 mod extract;
 mod flavor;
+mod floating_ip;
 mod guest;
 mod image;
 mod keypair;
@@ -18,11 +19,15 @@ mod list;
 mod network;
 mod node;
 mod pipe;
+mod port;
 pub mod problem;
 mod project;
 mod role_assignment;
+mod router;
+mod security_group;
 mod session;
 mod status;
+mod subnet;
 mod token;
 mod user;
 mod user_group;
@@ -72,6 +77,11 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .merge(vm::routes())
         .merge(guest::routes())
         .merge(network::routes())
+        .merge(subnet::routes())
+        .merge(port::routes())
+        .merge(security_group::routes())
+        .merge(router::routes())
+        .merge(floating_ip::routes())
         .merge(node::routes())
         .merge(event::routes())
         .merge(session::routes())

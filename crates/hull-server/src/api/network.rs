@@ -1,78 +1,71 @@
-//! `/v1/networks`, `/v1/security-groups`, `/v1/ports`.
+//! `/v1/networks`.
 
 use std::sync::Arc;
 
-use axum::{extract::State, response::Response};
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use hull_types::{
-    id::VmId,
     network::Network,
-    port::Port,
-    security_group::SecurityGroup,
-    wire::{List, Revised},
+    wire::{
+        List, Revised,
+        network::{NetworkCreate, NetworkUpdate},
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    answer::shown,
-    extract::{Path, Query},
-    list::ListQuery,
+    answer::{made, shown},
+    extract::{Json, Path, Query},
+    list::{ListQuery, tagged},
     problem::Answer,
 };
-use crate::app::{
-    App,
-    ctx::Ctx,
-    network::{GROUPS, NETWORKS, PORTS},
-};
+use crate::app::{App, ctx::Ctx, network::LISTING};
 
 pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new()
-        .routes(routes!(networks))
-        .routes(routes!(network))
-        .routes(routes!(groups))
-        .routes(routes!(group))
-        .routes(routes!(ports))
-        .routes(routes!(port))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, update, delete))
 }
 
-/// Lists a project's networks, and those all projects share.
+/// Lists a project's networks, and those other projects share or lead out by.
 #[utoipa::path(get, path = "/v1/networks", tag = "networks", params(ListQuery),
     responses((status = 200, body = List<Revised<Network>>)))]
-async fn networks(State(app): State<Arc<App>>, ctx: Ctx, Query(query): Query<ListQuery>) -> Answer<Response> {
-    query.only(&[])?.serve(&app, &ctx, NETWORKS, |_, _| true)
+async fn list(State(app): State<Arc<App>>, ctx: Ctx, Query(query): Query<ListQuery>) -> Answer<Response> {
+    let tagged = tagged(query.tag.clone());
+    query.only(&["tag"])?.serve(&app, &ctx, LISTING, move |_, it| tagged(&it.meta))
+}
+
+/// Makes a network, without subnets.
+#[utoipa::path(post, path = "/v1/networks", tag = "networks", request_body = NetworkCreate,
+    responses((status = 201, body = Revised<Network>)))]
+async fn create(State(app): State<Arc<App>>, ctx: Ctx, Json(body): Json<NetworkCreate>) -> Answer<Response> {
+    Ok(made(&app.create_network(&ctx, &body).await?))
 }
 
 /// Shows a network.
 #[utoipa::path(get, path = "/v1/networks/{network}", tag = "networks",
     params(("network" = String, Path, description = "Name or id")), responses((status = 200, body = Revised<Network>)))]
-async fn network(State(app): State<Arc<App>>, ctx: Ctx, Path(network): Path<String>) -> Answer<Response> {
+async fn show(State(app): State<Arc<App>>, ctx: Ctx, Path(network): Path<String>) -> Answer<Response> {
     Ok(shown(&app.network(&ctx, &network)?))
 }
 
-/// Lists a project's security groups.
-#[utoipa::path(get, path = "/v1/security-groups", tag = "networks", params(ListQuery),
-    responses((status = 200, body = List<Revised<SecurityGroup>>)))]
-async fn groups(State(app): State<Arc<App>>, ctx: Ctx, Query(query): Query<ListQuery>) -> Answer<Response> {
-    query.only(&[])?.serve(&app, &ctx, GROUPS, |_, _| true)
+/// Changes a network.
+#[utoipa::path(patch, path = "/v1/networks/{network}", tag = "networks", request_body = NetworkUpdate,
+    params(("network" = String, Path, description = "Name or id")), responses((status = 200, body = Revised<Network>)))]
+async fn update(
+    State(app): State<Arc<App>>,
+    ctx: Ctx,
+    Path(network): Path<String>,
+    Json(body): Json<NetworkUpdate>,
+) -> Answer<Response> {
+    Ok(shown(&app.update_network(&ctx, &network, &body).await?))
 }
 
-/// Shows a security group.
-#[utoipa::path(get, path = "/v1/security-groups/{group}", tag = "networks",
-    params(("group" = String, Path, description = "Name or id")), responses((status = 200, body = Revised<SecurityGroup>)))]
-async fn group(State(app): State<Arc<App>>, ctx: Ctx, Path(group): Path<String>) -> Answer<Response> {
-    Ok(shown(&app.security_group(&ctx, &group)?))
-}
-
-/// Lists a project's ports.
-#[utoipa::path(get, path = "/v1/ports", tag = "networks", params(ListQuery),
-    responses((status = 200, body = List<Revised<Port>>)))]
-async fn ports(State(app): State<Arc<App>>, ctx: Ctx, Query(query): Query<ListQuery>) -> Answer<Response> {
-    let vm = query.vm.map(VmId);
-    query.only(&["vm"])?.serve(&app, &ctx, PORTS, move |_, port| vm.is_none_or(|vm| port.vm == Some(vm)))
-}
-
-/// Shows a port.
-#[utoipa::path(get, path = "/v1/ports/{port}", tag = "networks",
-    params(("port" = String, Path, description = "Name or id")), responses((status = 200, body = Revised<Port>)))]
-async fn port(State(app): State<Arc<App>>, ctx: Ctx, Path(port): Path<String>) -> Answer<Response> {
-    Ok(shown(&app.port(&ctx, &port)?))
+/// Deletes a network that nothing is on, with its subnets.
+#[utoipa::path(delete, path = "/v1/networks/{network}", tag = "networks",
+    params(("network" = String, Path, description = "Name or id")), responses((status = 204)))]
+async fn delete(State(app): State<Arc<App>>, ctx: Ctx, Path(network): Path<String>) -> Answer<Response> {
+    app.delete_network(&ctx, &network).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -86,9 +86,13 @@ impl App {
             ctx.matches(project.revision)?;
             let groups: Vec<SecurityGroup> =
                 state.groups.after(Some(project.id), None).map(|group| SecurityGroup::clone(&group.value)).collect();
-            let networks = state.networks.after(Some(project.id), None).count();
+            let uncounted = hull_core::project::Uncounted {
+                networks: state.networks.after(Some(project.id), None).count(),
+                routers: state.routers.after(Some(project.id), None).count(),
+                floating_ips: state.floating_ips.after(Some(project.id), None).count(),
+            };
             let held = usage(state, project.id);
-            let mut changes = hull_core::project::delete(project, held, &groups, networks, call)?;
+            let mut changes = hull_core::project::delete(project, held, &groups, uncounted, call)?;
             let here = Scope::Project(project.id);
             let roles: Vec<_> =
                 state.people.assignments.iter().filter(|it| it.scope == here).map(|it| &*it.value).collect();

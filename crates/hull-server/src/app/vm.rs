@@ -1,15 +1,16 @@
 //! VMs: names become documents here, `hull_core::vm` decides, views are put together.
 
-use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use hull_core::{
     call::Call,
     change::Changes,
-    ipam::NetworkUse,
+    port::Wish,
     vm::{
         action::{Acting, act},
         create::{Create, Kernel, Nic, create},
         delete::{Deleting, delete},
+        nic::Plug,
         state::{Seen, Standing, standing},
         update::update,
     },
@@ -17,16 +18,29 @@ use hull_core::{
 use hull_types::{
     Timestamp,
     error::{Error, Result},
-    id::{ImageId, NodeId, SecurityGroupId, VmId},
+    id::{ImageId, NodeId, VmId},
     image::Image,
     keypair::Keypair,
-    network::{Network, Subnet},
+    network::Mac,
     port::Port,
+    project::Project,
+    router::FloatingIp,
+    security_group::SecurityGroup,
     vm::{Placement, Vm, VmState, VmStatus},
-    wire::{DirectBootRequest, List, VmAction, VmAddress, VmCreate, VmUpdate, VmView},
+    wire::{DirectBootRequest, List, NicRequest, VmAction, VmAddress, VmCreate, VmUpdate, VmView},
 };
 
-use super::{App, ctx::Ctx, flavor, image, list::Listing, network, node, project::usage};
+use super::{
+    App,
+    ctx::Ctx,
+    flavor, image,
+    list::Listing,
+    network::{self, Held, of_project},
+    node,
+    port::floating_ips,
+    project::usage,
+    security_group,
+};
 use crate::state::{keys::Kind, table::Doc, view::State};
 
 /// How VMs are listed.
@@ -140,7 +154,10 @@ pub(crate) fn deleting<T>(state: &State, vm: &Vm, decide: impl FnOnce(&Deleting<
     let ports: Vec<Port> =
         vm.ports.iter().filter_map(|&port| state.ports.get(port)).map(|port| Port::clone(&port.value)).collect();
     let placement = state.placement(vm.id).map(|placement| &*placement.value);
-    decide(&Deleting { vm, placement, ports: &ports, usage: usage(state, vm.meta.project) })
+    let floating_ips = ports.iter().flat_map(|port| state.floating_ips_of(port.id));
+    let floating_ips: Vec<FloatingIp> = floating_ips.map(|floating| FloatingIp::clone(&floating.value)).collect();
+    let usage = usage(state, vm.meta.project);
+    decide(&Deleting { vm, placement, ports: &ports, floating_ips: &floating_ips, usage })
 }
 
 /// A kernel as a request names it, found.
@@ -161,36 +178,55 @@ pub(crate) fn kernel<'a>(
     })
 }
 
-/// What is taken of a network without ports.
-static UNUSED: NetworkUse =
-    NetworkUse { addresses: BTreeSet::new(), macs: BTreeSet::new(), hostnames: BTreeSet::new() };
-
-/// A NIC as a request names it: its network, addresses wanted, MAC wanted.
-struct Wanted<'a> {
-    network: &'a Network,
-    subnets: Vec<&'a Subnet>,
-    used: &'a NetworkUse,
-    request: Option<&'a hull_types::wire::NicRequest>,
+/// A NIC as a request names it, found.
+enum Wanted<'a> {
+    Make { held: Held<'a>, groups: Vec<&'a SecurityGroup>, addresses: &'a [IpAddr], mac: Option<Mac> },
+    Take(&'a Port),
 }
 
-fn nics<'a>(ctx: &Ctx, state: &'a State, request: &'a VmCreate) -> Result<Vec<Wanted<'a>>> {
-    let find = |text: &str, request| {
-        let network = network::find(ctx, state, text)?;
-        let used = state.network_use(network.id).unwrap_or(&UNUSED);
-        let subnets = state.subnets_of(network).map(|subnet| &*subnet.value).collect();
-        Ok(Wanted { network, subnets, used, request })
-    };
-    match &request.nics {
-        None => Ok(vec![find(hull_core::network::DEFAULT, None)?]),
-        Some(nics) => {
-            let wanted = nics.iter().enumerate();
-            let found = wanted.map(|(at, nic)| {
-                find(nic.network.as_deref().unwrap_or(hull_core::network::DEFAULT), Some(nic))
-                    .map_err(|e: Error| e.at(format!("/nics/{at}/network")))
-            });
-            found.collect()
+impl Wanted<'_> {
+    fn nic(&self) -> Nic<'_> {
+        match self {
+            Self::Take(port) => Nic::Take(port),
+            Self::Make { held, groups, addresses, mac } => {
+                Nic::Make(Wish { on: held.on(), addresses, from: &[], mac: *mac, groups })
+            }
         }
     }
+}
+
+/// Finds what a NIC's request names; errors name its fields.
+fn wanted<'a>(ctx: &Ctx, state: &'a State, project: &Project, request: &'a NicRequest) -> Result<Wanted<'a>> {
+    let NicRequest { network, port, security_groups, addresses, mac } = request;
+    if let Some(text) = port {
+        if network.is_some() || security_groups.is_some() || !addresses.is_empty() || mac.is_some() {
+            return Err(
+                Error::invalid("a port has its network, addresses and groups already; name it alone").at("/port")
+            );
+        }
+        let port = of_project(&state.ports, project, text).map_err(|error| error.at("/port"))?;
+        return Ok(Wanted::Take(&port.value));
+    }
+    let text = network.as_deref().unwrap_or(hull_core::network::DEFAULT);
+    let network = network::find(ctx, state, text).map_err(|error| error.at("/network"))?;
+    let groups = security_group::named(state, project, security_groups.as_deref())?;
+    Ok(Wanted::Make { held: Held::new(state, network), groups, addresses, mac: *mac })
+}
+
+/// The NICs of a new VM: one on the default network where none is asked for.
+fn nics<'a>(ctx: &Ctx, state: &'a State, project: &Project, request: &'a VmCreate) -> Result<Vec<Wanted<'a>>> {
+    let Some(nics) = &request.nics else {
+        let network = network::find(ctx, state, hull_core::network::DEFAULT)?;
+        let groups = security_group::named(state, project, None)?;
+        return Ok(vec![Wanted::Make { held: Held::new(state, network), groups, addresses: &[], mac: None }]);
+    };
+    let found = nics.iter().enumerate().map(|(at, nic)| {
+        wanted(ctx, state, project, nic).map_err(|error| {
+            let field = error.field.clone().unwrap_or_default();
+            error.at(format!("/nics/{at}{field}"))
+        })
+    });
+    found.collect()
 }
 
 fn decide_create(ctx: &Ctx, state: &State, request: &VmCreate, call: &mut Call<'_>) -> Result<(Changes, List<VmView>)> {
@@ -200,20 +236,8 @@ fn decide_create(ctx: &Ctx, state: &State, request: &VmCreate, call: &mut Call<'
         ctx.find(&state.keypairs, text, state).map(|doc| &*doc.value).map_err(|e| e.at(format!("/keypairs/{at}")))
     });
     let keypairs = keypairs.collect::<Result<Vec<&Keypair>>>()?;
-    let groups: Vec<SecurityGroupId> =
-        state.groups.named(Some(project.id), hull_core::network::DEFAULT).map(|group| group.id).into_iter().collect();
-    let wanted = nics(ctx, state, request)?;
-    let nics: Vec<Nic<'_>> = wanted
-        .iter()
-        .map(|nic| Nic {
-            network: nic.network,
-            subnets: &nic.subnets,
-            used: nic.used,
-            addresses: nic.request.map_or(&[], |request| request.addresses.as_slice()),
-            mac: nic.request.and_then(|request| request.mac),
-            security_groups: &groups,
-        })
-        .collect();
+    let wanted = nics(ctx, state, project, request)?;
+    let nics: Vec<Nic<'_>> = wanted.iter().map(Wanted::nic).collect();
     let flavor = request.flavor.as_deref();
     let changes = create(
         &Create {
@@ -252,6 +276,21 @@ fn decide_act(ctx: &Ctx, state: &State, text: &str, action: &VmAction, call: &mu
         },
         _ => None,
     };
+    let plugged = match action {
+        VmAction::AttachNic { nic } => Some(wanted(ctx, state, project, nic).map_err(|error| {
+            let field = error.field.clone().unwrap_or_default();
+            error.at(format!("/nic{field}"))
+        })?),
+        _ => None,
+    };
+    let unplugged = match action {
+        VmAction::DetachNic { port } => Some(of_project(&state.ports, project, port).map_err(|e| e.at("/port"))?),
+        _ => None,
+    };
+    let floating_ips = unplugged.map(|port| floating_ips(state, port.id)).unwrap_or_default();
+    let present = vm.ports.iter().filter_map(|&port| state.ports.get(port)).map(|port| &*port.value);
+    let present: Vec<&Port> = present.collect();
+    let unplugged = unplugged.map(|port| Plug::Out { port, floating_ips: &floating_ips, present: &present });
     let nodes = node::candidates(state);
     let placed = state.placement(vm.id).and_then(|placement| placement.node);
     let plan = Acting {
@@ -262,6 +301,7 @@ fn decide_act(ctx: &Ctx, state: &State, text: &str, action: &VmAction, call: &mu
         usage: usage(state, project.id),
         flavor: flavor.map(|flavor| &*flavor.value),
         image: image.map(|image| &*image.value),
+        nic: plugged.as_ref().map(|wanted| Plug::In { nic: wanted.nic(), present: &present }).or(unplugged),
         nodes: &nodes,
         node: placed.and_then(|id| nodes.iter().find(|node| node.id == id)),
     };
@@ -317,9 +357,9 @@ impl App {
     /// `Forbidden`; `NotFound`; `PreconditionFailed`; the decision's.
     pub async fn act_on_vm(&self, ctx: &Ctx, text: &str, action: &VmAction) -> Result<VmView> {
         let project = self.cache.read(|state| ctx.find(&state.vms, text, state).map(|vm| vm.meta.project))?;
-        // Only a resize takes from the quota.
+        // Only these take from the quota.
         let _turn = match action {
-            VmAction::Resize { .. } => Some(self.turn(project).await),
+            VmAction::Resize { .. } | VmAction::AttachNic { .. } => Some(self.turn(project).await),
             _ => None,
         };
         let done = self.change(ctx, |state, call| decide_act(ctx, state, text, action, call)).await?;

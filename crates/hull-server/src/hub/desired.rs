@@ -227,6 +227,25 @@ pub(crate) fn needs(state: &State, node: NodeId) -> Needs {
     needs
 }
 
+/// The nodes that hold a router: those with a VM on a network that routers join to one of its own, the other way round
+/// than [`needs`].
+pub(crate) fn nodes_of_router(state: &State, router: &Router) -> BTreeSet<NodeId> {
+    let (mut routers, mut networks) = (BTreeSet::from([router.id]), BTreeSet::new());
+    let mut left: Vec<NetworkId> = networks_of_router(state, router).collect();
+    let mut nodes = BTreeSet::new();
+    while let Some(id) = left.pop() {
+        let Some(network) = state.networks.get(id).filter(|_| networks.insert(id)) else { continue };
+        nodes.extend(state.ports_of(id).filter_map(|port| on(state, port)));
+        let joined = state.subnets_of(network).filter_map(|subnet| subnet.router);
+        for other in joined.filter_map(|other| state.routers.get(other)) {
+            if routers.insert(other.id) {
+                left.extend(networks_of_router(state, other));
+            }
+        }
+    }
+    nodes
+}
+
 /// What a VM's desired state was made of.
 #[derive(Clone, PartialEq, Eq)]
 struct Stamp {

@@ -303,7 +303,12 @@ impl State {
             if let Some(held) = self.network_uses.get_mut(&network) {
                 old.addresses.iter().for_each(|fixed| _ = held.addresses.remove(&fixed.address));
                 held.macs.remove(&old.mac);
-                held.hostnames.remove(&old.hostname);
+                if let Some(ports) = held.hostnames.get_mut(&old.hostname) {
+                    *ports -= 1;
+                    if *ports == 0 {
+                        held.hostnames.remove(&old.hostname);
+                    }
+                }
             }
         }
         if let Some(new) = self.ports.get(id) {
@@ -318,7 +323,7 @@ impl State {
             let held = self.network_uses.entry(network).or_default();
             held.addresses.extend(new.addresses.iter().map(|fixed| fixed.address));
             held.macs.insert(new.mac);
-            held.hostnames.insert(new.hostname.clone());
+            *held.hostnames.entry(new.hostname.clone()).or_default() += 1;
         }
         Ok(project)
     }

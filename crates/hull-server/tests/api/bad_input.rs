@@ -23,7 +23,7 @@ async fn a_vm_that_cannot_be_is_refused_naming_the_field() {
         ("flavor", json!("nope"), "not-found", "/flavor"),
         ("keypairs", json!(["nope"]), "not-found", "/keypairs/0"),
         ("nics", json!([{"network": "nope"}]), "not-found", "/nics/0/network"),
-        ("nics", json!([{"network": "default", "addresses": ["192.0.2.1"]}]), "invalid", "/nics"),
+        ("nics", json!([{"network": "default", "addresses": ["192.0.2.1"]}]), "invalid", "/nics/0/addresses"),
         ("name", json!(long), "invalid", "/name"),
         ("name", json!("a\u{1b}[31m"), "invalid", "/name"),
         ("name", json!("../etc/passwd"), "invalid", "/name"),

@@ -11,6 +11,7 @@ mod joining;
 mod lifecycle;
 mod link;
 mod listing;
+mod networks;
 mod node;
 mod path;
 mod policy;

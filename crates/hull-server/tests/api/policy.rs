@@ -94,11 +94,39 @@ const TABLE: &[(&str, &str)] = &[
     ("GET /v1/vms/{vm}/vnc", "UHF++F+"),
     ("GET /v1/vms/{vm}/tcp/{port}", "UHF++F+"),
     ("GET /v1/networks", "UH+++++"),
+    ("POST /v1/networks", "UHF++F+"),
     ("GET /v1/networks/{network}", "UH+++++"),
-    ("GET /v1/security-groups", "UH+++++"),
-    ("GET /v1/security-groups/{group}", "UH+++++"),
+    ("PATCH /v1/networks/{network}", "UHF++F+"),
+    ("DELETE /v1/networks/{network}", "UHF++F+"),
+    ("GET /v1/subnets", "UH+++++"),
+    ("POST /v1/subnets", "UHF++F+"),
+    ("GET /v1/subnets/{subnet}", "UH+++++"),
+    ("PATCH /v1/subnets/{subnet}", "UHF++F+"),
+    ("DELETE /v1/subnets/{subnet}", "UHF++F+"),
     ("GET /v1/ports", "UH+++++"),
+    ("POST /v1/ports", "UHF++F+"),
     ("GET /v1/ports/{port}", "UH+++++"),
+    ("PATCH /v1/ports/{port}", "UHF++F+"),
+    ("DELETE /v1/ports/{port}", "UHF++F+"),
+    ("GET /v1/security-groups", "UH+++++"),
+    ("POST /v1/security-groups", "UHF++F+"),
+    ("GET /v1/security-groups/{group}", "UH+++++"),
+    ("PATCH /v1/security-groups/{group}", "UHF++F+"),
+    ("DELETE /v1/security-groups/{group}", "UHF++F+"),
+    ("GET /v1/routers", "UH+++++"),
+    ("POST /v1/routers", "UHF++F+"),
+    ("GET /v1/routers/{router}", "UH+++++"),
+    ("PATCH /v1/routers/{router}", "UHF++F+"),
+    ("DELETE /v1/routers/{router}", "UHF++F+"),
+    ("GET /v1/floating-ips", "UH+++++"),
+    ("POST /v1/floating-ips", "UHF++F+"),
+    ("GET /v1/floating-ips/{floating_ip}", "UH+++++"),
+    ("PATCH /v1/floating-ips/{floating_ip}", "UHF++F+"),
+    ("DELETE /v1/floating-ips/{floating_ip}", "UHF++F+"),
+    ("POST /v1/security-groups/{group}/rules", "UHF++F+"),
+    ("DELETE /v1/security-groups/{group}/rules/{rule}", "UHF++F+"),
+    ("POST /v1/routers/{router}/subnets", "UHF++F+"),
+    ("DELETE /v1/routers/{router}/subnets/{subnet}", "UHF++F+"),
 ];
 
 /// A body that says enough for the call to be judged.
@@ -127,6 +155,18 @@ fn body(operation: &str, number: u32) -> Option<Value> {
         "PATCH /v1/vms/{vm}" => json!({"description": "x"}),
         "POST /v1/vms/{vm}/actions" => json!({"action": "stop"}),
         "POST /v1/vms/{vm}/exec" => json!({"argv": ["true"]}),
+        "POST /v1/networks" | "POST /v1/security-groups" | "POST /v1/routers" => json!({"name": name}),
+        "POST /v1/subnets" => json!({"name": name, "network": "n", "cidr": "10.0.0.0/24"}),
+        "POST /v1/ports" => json!({"name": name, "network": "n"}),
+        "POST /v1/floating-ips" => json!({"network": "ext"}),
+        "POST /v1/security-groups/{group}/rules" => json!({"protocol": "tcp", "from": 22}),
+        "POST /v1/routers/{router}/subnets" => json!({"subnet": "s"}),
+        "PATCH /v1/networks/{network}"
+        | "PATCH /v1/subnets/{subnet}"
+        | "PATCH /v1/ports/{port}"
+        | "PATCH /v1/security-groups/{group}"
+        | "PATCH /v1/routers/{router}"
+        | "PATCH /v1/floating-ips/{floating_ip}" => json!({"description": "x"}),
         "POST /v1/vms/{vm}/password" => json!({"user": "root", "password": "x"}),
         _ => return None,
     })
@@ -160,6 +200,15 @@ impl Stage {
         let vm = json!({"name": "w", "image": "debian", "flavor": "micro"});
         let made = root.post("/v1/vms?project=a", vm).await.created();
         let port = made["items"][0]["ports"][0].as_str().unwrap().to_owned();
+        let outside = json!({"name": "ext", "uplink": {"provider": "ext"}, "external": true});
+        root.post("/v1/networks", outside).await.created();
+        root.post("/v1/subnets", json!({"name": "ext", "network": "ext", "cidr": "203.0.113.0/24"})).await.created();
+        root.post("/v1/networks?project=a", json!({"name": "n"})).await.created();
+        let subnet = json!({"name": "s", "network": "n", "cidr": "10.0.0.0/24"});
+        root.post("/v1/subnets?project=a", subnet).await.created();
+        root.post("/v1/routers?project=a", json!({"name": "r"})).await.created();
+        root.post("/v1/floating-ips?project=a", json!({"name": "f", "network": "ext"})).await.created();
+        let group = root.get("/v1/security-groups/default?project=a").await.ok();
         let mut callers = vec![cloud.client.with_token(None)];
         for (name, project, role) in [
             ("other", Some("b"), "admin"),
@@ -175,7 +224,11 @@ impl Stage {
             ("vm", "w".to_owned()),
             ("image", "debian".to_owned()),
             ("keypair", "k".to_owned()),
-            ("network", "default".to_owned()),
+            ("network", "n".to_owned()),
+            ("subnet", "s".to_owned()),
+            ("router", "r".to_owned()),
+            ("floating_ip", "f".to_owned()),
+            ("rule", group["rules"][0]["id"].as_str().unwrap().to_owned()),
             ("security-group", "default".to_owned()),
             ("port", port),
             ("project", "a".to_owned()),

@@ -1,5 +1,7 @@
 //! What the API takes and answers beyond the documents themselves.
 
+pub mod network;
+
 use std::net::IpAddr;
 
 mod identity;

@@ -11,7 +11,10 @@ use hull_types::{
     flavor::Flavor,
     keypair::Keypair,
     units::Bytes,
-    wire::{FlavorCreate, KeypairCreate, VmAction, VmCreate, VmUpdate, VmView},
+    wire::{
+        FlavorCreate, KeypairCreate, VmAction, VmCreate, VmUpdate, VmView,
+        network::{NetworkCreate, PortCreate, RouterCreate, SecurityGroupCreate, SubnetCreate},
+    },
 };
 use serde::Deserialize;
 
@@ -34,6 +37,11 @@ enum Document {
     Flavor(FlavorCreate),
     Keypair(KeypairCreate),
     Vm(Box<VmCreate>),
+    Network(Box<NetworkCreate>),
+    Subnet(Box<SubnetCreate>),
+    Port(Box<PortCreate>),
+    SecurityGroup(Box<SecurityGroupCreate>),
+    Router(Box<RouterCreate>),
 }
 
 impl Apply {
@@ -61,6 +69,11 @@ impl Session {
             Document::Flavor(wanted) => self.apply_flavor(wanted).await,
             Document::Keypair(wanted) => self.apply_keypair(wanted).await,
             Document::Vm(wanted) => self.apply_vm(*wanted, waiting).await,
+            Document::Network(wanted) => self.apply_network(*wanted).await,
+            Document::Subnet(wanted) => self.apply_subnet(*wanted).await,
+            Document::Port(wanted) => self.apply_port(*wanted).await,
+            Document::SecurityGroup(wanted) => self.apply_security_group(*wanted).await,
+            Document::Router(wanted) => self.apply_router(*wanted).await,
         }
     }
 
@@ -188,7 +201,7 @@ impl Session {
 }
 
 /// A document, or none where there is none of the name.
-fn found<T>(shown: Result<T>) -> Result<Option<T>> {
+pub(crate) fn found<T>(shown: Result<T>) -> Result<Option<T>> {
     match shown {
         Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
         other => other.map(Some),

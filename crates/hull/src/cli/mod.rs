@@ -10,23 +10,30 @@ use crate::{config, output::Format};
 
 mod app_credential;
 mod apply;
+mod apply_network;
 mod context;
 mod daemon;
 mod doctor;
 mod event;
 mod explain;
 mod flavor;
+mod floating_ip;
 mod image;
 mod keypair;
 mod login;
+mod named;
 mod network;
 mod node;
+mod port;
 mod project;
 mod role_assignment;
+mod router;
 mod secret;
+mod security_group;
 mod ssh;
 mod status;
 mod store;
+mod subnet;
 mod token;
 mod user;
 mod user_group;
@@ -129,9 +136,24 @@ enum Command {
     /// SSH public keys to put into VMs
     #[command(subcommand)]
     Keypair(keypair::Verb),
-    /// Networks, ports and security groups
+    /// Networks
     #[command(subcommand)]
     Network(network::Verb),
+    /// Ranges of addresses on networks
+    #[command(subcommand)]
+    Subnet(subnet::Verb),
+    /// Ends on networks: VMs' NICs, and those that wait for a VM
+    #[command(subcommand)]
+    Port(port::Verb),
+    /// What may reach ports, and what they may reach
+    #[command(subcommand)]
+    SecurityGroup(security_group::Verb),
+    /// Routers: they join networks and lead outside
+    #[command(subcommand)]
+    Router(router::Verb),
+    /// Addresses outside that lead to VMs
+    #[command(subcommand)]
+    FloatingIp(floating_ip::Verb),
     /// Hosts that run VMs
     #[command(subcommand)]
     Node(node::Verb),
@@ -241,6 +263,11 @@ impl Session {
             Command::Flavor(verb) => verb.run(&self).await,
             Command::Keypair(verb) => verb.run(&self).await,
             Command::Network(verb) => verb.run(&self).await,
+            Command::Subnet(verb) => verb.run(&self).await,
+            Command::Port(verb) => verb.run(&self).await,
+            Command::SecurityGroup(verb) => verb.run(&self).await,
+            Command::Router(verb) => verb.run(&self).await,
+            Command::FloatingIp(verb) => verb.run(&self).await,
             Command::Node(verb) => verb.run(&self).await,
             Command::Project(verb) => verb.run(&self).await,
             Command::Token(verb) => verb.run(&self).await,

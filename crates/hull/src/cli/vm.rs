@@ -82,6 +82,20 @@ pub(crate) enum Verb {
     Lock(One),
     /// Unlock it
     Unlock(One),
+    /// Plug a NIC in; a micro VM has it at its next start
+    AttachNic {
+        #[command(flatten)]
+        one: One,
+        #[command(flatten)]
+        nic: vm_create::NicArgs,
+    },
+    /// Unplug a NIC; a port that a user made stays
+    DetachNic {
+        #[command(flatten)]
+        one: One,
+        /// Name or id of its port (`hull port list --vm VM`)
+        port: String,
+    },
     /// Change a VM's name, description, labels or restart policy
     Update(Update),
     /// Delete VMs and their disks
@@ -349,6 +363,10 @@ impl Verb {
             Self::Unrescue(one) => session.act(one.into(), &VmAction::Unrescue).await?,
             Self::Lock(one) => session.act(one.into(), &VmAction::Lock).await?,
             Self::Unlock(one) => session.act(one.into(), &VmAction::Unlock).await?,
+            Self::AttachNic { one, nic } => {
+                session.act(one.into(), &VmAction::AttachNic { nic: nic.request() }).await?;
+            }
+            Self::DetachNic { one, port } => session.act(one.into(), &VmAction::DetachNic { port }).await?,
             Self::Update(Update { vm, name, description, metadata, restart }) => {
                 let metadata = metadata.map(|pairs| pairs.into_iter().collect());
                 let body = VmUpdate { name, description, metadata, restart: restart.map(Into::into) };

@@ -70,8 +70,14 @@ pub(crate) struct Create {
     /// A NIC on this network (repeatable), `NETWORK` or `NETWORK=ADDRESS`; one on `default` where absent
     #[arg(long = "network")]
     networks: Vec<String>,
+    /// A NIC that is this port (name or id, repeatable), after those of --network
+    #[arg(long = "port")]
+    ports: Vec<String>,
+    /// Name or id of a security group of its NICs (repeatable); `default` where absent
+    #[arg(long = "security-group")]
+    security_groups: Vec<String>,
     /// No NIC at all
-    #[arg(long, conflicts_with = "networks")]
+    #[arg(long, conflicts_with_all = ["networks", "ports"])]
     no_network: bool,
     /// When it is started again by itself
     #[arg(long, value_enum, default_value_t = Restart::OnFailure)]
@@ -87,6 +93,34 @@ pub(crate) struct Create {
     stopped: bool,
     #[command(flatten)]
     waiting: Waiting,
+}
+
+/// A NIC that is plugged in.
+#[derive(Debug, Args)]
+pub(crate) struct NicArgs {
+    /// Name or id of the network; `default` where neither this nor a port is named
+    #[arg(long, conflicts_with = "port")]
+    network: Option<String>,
+    /// Name or id of a port that is there already
+    #[arg(long)]
+    port: Option<String>,
+    /// An address wanted (repeatable)
+    #[arg(long = "address", conflicts_with = "port")]
+    addresses: Vec<std::net::IpAddr>,
+    /// MAC wanted
+    #[arg(long, conflicts_with = "port")]
+    mac: Option<hull_types::network::Mac>,
+    /// Name or id of a security group (repeatable); `default` where absent
+    #[arg(long = "security-group", conflicts_with = "port")]
+    security_groups: Vec<String>,
+}
+
+impl NicArgs {
+    pub(crate) fn request(self) -> NicRequest {
+        let Self { network, port, addresses, mac, security_groups } = self;
+        let security_groups = (!security_groups.is_empty()).then_some(security_groups);
+        NicRequest { network, port, security_groups, addresses, mac }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -118,11 +152,7 @@ impl Create {
             ssh_keys.extend(own_keys());
         }
         let user_data = self.user_data.as_deref().map(super::read).transpose()?.map(|data| STANDARD.encode(data));
-        let nics = match (self.no_network, self.networks.is_empty()) {
-            (true, _) => Some(Vec::new()),
-            (false, true) => None,
-            (false, false) => Some(self.networks.iter().map(|text| nic(text)).collect::<Result<_>>()?),
-        };
+        let nics = self.nics()?;
         let kernel = self.kernel.map(|kernel| DirectBootRequest { kernel, initrd: self.initrd, cmdline: self.cmdline });
         Ok(VmCreate {
             name: self.name,
@@ -147,6 +177,27 @@ impl Create {
             restart: self.restart.into(),
             start: !self.stopped,
         })
+    }
+}
+
+impl Create {
+    /// The NICs asked for; none where the server chooses.
+    fn nics(&self) -> Result<Option<Vec<NicRequest>>> {
+        if self.no_network {
+            return Ok(Some(Vec::new()));
+        }
+        let groups = (!self.security_groups.is_empty()).then(|| self.security_groups.clone());
+        let grouped = |nic: NicRequest| NicRequest { security_groups: groups.clone(), ..nic };
+        let on = self.networks.iter().map(|text| nic(text).map(grouped));
+        let is = self.ports.iter().map(|port| Ok(NicRequest { port: Some(port.clone()), ..NicRequest::default() }));
+        let mut nics = on.chain(is).collect::<Result<Vec<_>>>()?;
+        if nics.is_empty() {
+            if groups.is_none() {
+                return Ok(None);
+            }
+            nics.push(grouped(NicRequest::default()));
+        }
+        Ok(Some(nics))
     }
 }
 
