@@ -1,6 +1,6 @@
 //! What must be true once faults have stopped: everything rests as asked or says why, and all can be deleted.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use hull_core::vm::state::rest;
 use hull_node::hypervisor::RunState;
@@ -52,7 +52,7 @@ impl Cloud {
             let Some(node) = view.placement.as_ref().and_then(|placement| placement.node) else { continue };
             let Some(host) = self.nodes.iter().find(|held| held.id == node) else { continue };
             let machine = host.host.alive().into_iter().find(|machine| machine.vm == view.vm.id);
-            let state = machine.map(|machine| machine.now());
+            let state = machine.as_ref().map(|machine| machine.now());
             let phase = view.status.as_ref().map(|status| status.phase);
             let agrees = match (phase, &state) {
                 (Some(VmPhase::Running), Some(RunState::Running)) | (Some(VmPhase::Paused), Some(RunState::Paused)) => {
@@ -66,6 +66,12 @@ impl Cloud {
             let reached = phase == Some(rest(view.vm.power.target)) || view.reason.is_some();
             if view.vm.deleted_at.is_none() && (!agrees || !reached) {
                 self.truth.broken.push(format!("{} is said to rest; its machine is {state:?}: {view:#?}", view.vm.id));
+            }
+            // The NICs of a machine are its VM's ports, or it is said why not.
+            let taps: Option<BTreeSet<_>> = machine.map(|machine| machine.nics().iter().map(|nic| nic.port).collect());
+            let ports: BTreeSet<_> = view.vm.ports.iter().copied().collect();
+            if taps.as_ref().is_some_and(|taps| *taps != ports) && view.vm.deleted_at.is_none() && view.reason.is_none() {
+                self.truth.broken.push(format!("{} rests with the NICs {taps:?}: {view:#?}", view.vm.id));
             }
         }
     }

@@ -19,6 +19,7 @@ use hull_types::{
     units::Bytes,
     vm::{Accel, Exit, Firmware, Profile, Vmm as VmmInfo},
 };
+use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncRead, io::AsyncWrite, sync::watch};
 
 /// A disk given to a machine.
@@ -73,6 +74,24 @@ pub struct NicSpec {
     pub tap: OwnedFd,
 }
 
+/// A NIC that a machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluggedNic {
+    /// The port it embodies.
+    pub port: PortId,
+    /// Its MAC.
+    pub mac: Mac,
+}
+
+/// What became of a change of a running machine's devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plugged {
+    /// It is done.
+    Now,
+    /// It cannot be done while the machine runs, for this reason, a sentence for people.
+    AtNextStart(String),
+}
+
 /// A machine to start.
 #[derive(Debug)]
 pub struct VmmSpec {
@@ -96,7 +115,8 @@ pub struct VmmSpec {
     pub disks: Vec<DiskSpec>,
     /// A kernel loaded directly.
     pub kernel: Option<KernelSpec>,
-    /// Its NICs.
+    /// Its NICs. A machine restored from memory has those it was saved with: of these, the ones given here are
+    /// connected, the others have a cable that leads nowhere.
     pub nics: Vec<NicSpec>,
     /// Memory saved by [`Vmm::save`], to be restored.
     pub restore: Option<PathBuf>,
@@ -203,6 +223,16 @@ pub trait Vmm: Send + Sync + 'static {
 
     /// Brings the running machine to this size as far as it can be done online.
     async fn resize(&self, to: Resources) -> Result<Resized>;
+
+    /// The NICs it has, asked anew: what was half plugged or unplugged is cleared away first.
+    async fn nics(&self) -> Result<Vec<PluggedNic>>;
+
+    /// Plugs a NIC in. Nothing happens where it is there.
+    async fn attach_nic(&self, nic: NicSpec) -> Result<Plugged>;
+
+    /// Unplugs a port's NIC, which its guest must agree to: [`hull_types::error::ErrorKind::Timeout`] where it does not
+    /// in time. Nothing happens where there is none.
+    async fn detach_nic(&self, port: PortId) -> Result<Plugged>;
 
     /// Tells the guest that a disk grew.
     async fn grow_disk(&self, disk: &str, to: Bytes) -> Result<()>;

@@ -36,6 +36,7 @@ mod walk;
 
 pub use layout::{LinkRange, Prefix};
 pub use linux::{LinuxNetworks, NetworksConfig};
+pub(crate) use tap::loose as loose_tap;
 
 use std::os::fd::OwnedFd;
 

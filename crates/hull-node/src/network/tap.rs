@@ -11,6 +11,7 @@ use rustix::{
     fd::AsFd,
     io::Errno,
     ioctl::{self, Setter, opcode},
+    thread::{UnshareFlags, unshare_unsafe},
 };
 
 /// linux/if_tun.h
@@ -50,6 +51,20 @@ pub(crate) fn open(name: &str) -> Result<OwnedFd> {
             Err(error) => return Err(Error::unavailable(format!("the tap {name} cannot be made: {error}"))),
         }
     }
+}
+
+/// A tap that leads nowhere: in a namespace of its own, which goes with the descriptor. Blocking.
+pub(crate) fn loose() -> Result<OwnedFd> {
+    let failed = |error: &dyn std::fmt::Display| Error::unavailable(format!("no tap can be made: {error}"));
+    let apart = std::thread::Builder::new().name("loose-tap".into()).spawn(|| {
+        // SAFETY: no descriptor table is unshared.
+        match unsafe { unshare_unsafe(UnshareFlags::NEWNET) } {
+            Ok(()) => open("loose0"),
+            Err(error) => Err(Error::unavailable(format!("no network namespace can be made: {error}"))),
+        }
+    });
+    let opened = apart.map_err(|error| failed(&error))?.join();
+    opened.map_err(|_| failed(&"its thread ended"))?
 }
 
 fn attach(file: impl AsFd, name: &str) -> Result<(), Errno> {

@@ -26,7 +26,9 @@ use tokio::{io::AsyncWriteExt, sync::watch, time::Instant};
 
 use crate::{
     host::{Clock, Host, HostFacts},
-    hypervisor::{ByteStream, DiskSpec, Hypervisor, HypervisorFacts, Resized, RunState, Vmm, VmmSpec},
+    hypervisor::{
+        ByteStream, DiskSpec, Hypervisor, HypervisorFacts, NicSpec, Plugged, PluggedNic, Resized, RunState, Vmm, VmmSpec,
+    },
     network::{GuestMetadata, Networks},
     node::Drivers,
     plan::record::Record,
@@ -53,6 +55,8 @@ pub(super) struct State {
     pub(super) disks_hang: bool,
     /// Networks cannot be made.
     pub(super) networks_fail: bool,
+    /// NICs of a machine that was saved.
+    pub(super) saved_nics: Arc<Mutex<Vec<PluggedNic>>>,
 }
 
 /// A host.
@@ -120,18 +124,55 @@ impl Host for FakeHost {
     }
 }
 
+/// How a change of a device goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// It fails and changes nothing.
+    Before,
+    /// It takes effect and says it failed.
+    After,
+    /// It takes effect and nobody hears of it: the node dies meanwhile.
+    Silent,
+}
+
+/// What was asked of a process's NICs.
+#[derive(Default)]
+pub(super) struct Changes {
+    pub(super) made: Vec<String>,
+    pub(super) wrong: Option<Wrong>,
+}
+
 /// A process.
 pub(super) struct FakeVmm {
     pub(super) pid: u32,
     pub(super) state: watch::Sender<RunState>,
     now: Timestamp,
     deaf: bool,
+    pub(super) nics: Mutex<Vec<PluggedNic>>,
+    pub(super) changes: Mutex<Changes>,
+    saved_nics: Arc<Mutex<Vec<PluggedNic>>>,
 }
 
 impl FakeVmm {
     fn set(&self, state: RunState) -> Result<()> {
         self.state.send_replace(state);
         Ok(())
+    }
+
+    async fn change(&self, what: String, effect: impl FnOnce(&mut Vec<PluggedNic>)) -> Result<Plugged> {
+        let wrong = {
+            let mut changes = self.changes.lock().unwrap();
+            changes.made.push(what);
+            changes.wrong.take()
+        };
+        if wrong != Some(Wrong::Before) {
+            effect(&mut self.nics.lock().unwrap());
+        }
+        match wrong {
+            None => Ok(Plugged::Now),
+            Some(Wrong::Before | Wrong::After) => Err(Error::timeout("the guest does not let go")),
+            Some(Wrong::Silent) => std::future::pending().await,
+        }
     }
 
     pub(super) fn exit(&self, cause: ExitCause) {
@@ -157,7 +198,17 @@ impl Hypervisor for FakeHost {
             state.started += 1;
             let first = if spec.paused { RunState::Paused } else { RunState::Running };
             let deaf = state.deaf;
-            let vmm = Arc::new(FakeVmm { pid: state.started, state: watch::channel(first).0, now, deaf });
+            let nics = spec.nics.iter().map(|nic| PluggedNic { port: nic.port, mac: nic.mac }).collect();
+            let nics = if spec.restore.is_some() { state.saved_nics.lock().unwrap().clone() } else { nics };
+            let vmm = Arc::new(FakeVmm {
+                pid: state.started,
+                state: watch::channel(first).0,
+                now,
+                deaf,
+                nics: Mutex::new(nics),
+                changes: Mutex::default(),
+                saved_nics: state.saved_nics.clone(),
+            });
             state.processes.insert(spec.vm, vmm.clone());
             Ok(vmm as Arc<dyn Vmm>)
         })
@@ -204,10 +255,24 @@ impl Vmm for FakeVmm {
         Ok(())
     }
     async fn save(&self, _: &Path) -> Result<()> {
+        *self.saved_nics.lock().unwrap() = self.nics.lock().unwrap().clone();
         self.set(RunState::Paused)
     }
     async fn resize(&self, to: Resources) -> Result<Resized> {
         Ok(Resized { now: Some(to), pending: vec![] })
+    }
+    async fn nics(&self) -> Result<Vec<PluggedNic>> {
+        Ok(self.nics.lock().unwrap().clone())
+    }
+    async fn attach_nic(&self, nic: NicSpec) -> Result<Plugged> {
+        self.change(format!("+{}", nic.mac), |nics| {
+            assert!(nics.iter().all(|held| held.port != nic.port), "a port was plugged in twice");
+            nics.push(PluggedNic { port: nic.port, mac: nic.mac });
+        })
+        .await
+    }
+    async fn detach_nic(&self, port: PortId) -> Result<Plugged> {
+        self.change(format!("-{port}"), |nics| nics.retain(|held| held.port != port)).await
     }
     async fn grow_disk(&self, _: &str, _: Bytes) -> Result<()> {
         Ok(())

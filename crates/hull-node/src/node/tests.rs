@@ -10,7 +10,10 @@ use hull_types::{
 use tokio::io::AsyncReadExt;
 use uuid::Uuid;
 
-use super::{fake::FakeHost, *};
+use super::{
+    fake::{FakeHost, Wrong},
+    *,
+};
 use crate::{
     link::{Dialled, in_process},
     plan::world,
@@ -365,4 +368,70 @@ async fn by_hand_a_vm_is_stopped_started_and_deleted_without_a_server() {
     local::delete(&config, &drivers, vm.vm.id, within).await.unwrap();
     assert!(host.with(|state| state.processes.is_empty() && state.disks.is_empty() && state.records.is_empty()));
     assert!(local::start(&config, &drivers, vm.vm.id, within).await.is_err());
+}
+
+fn nic(number: u8) -> DesiredNic {
+    DesiredNic {
+        port: PortId(Uuid::from_u128(20 + u128::from(number))),
+        network: network().id,
+        mac: Mac([2, 0, 0, 0, 0, number]),
+    }
+}
+
+/// Waits until the process has these NICs and the node says that all is as wished.
+async fn until_nics(host: &FakeHost, server: &mut Server, vm: &DesiredVm) {
+    let held = |host: &FakeHost| {
+        let process = host.with(|state| state.processes[&vm.vm.id].clone());
+        let held: BTreeSet<_> = process.nics.lock().unwrap().iter().map(|nic| nic.mac).collect();
+        held
+    };
+    let wanted: BTreeSet<_> = vm.nics.iter().map(|nic| nic.mac).collect();
+    let settled =
+        |status: &VmStatus| status.observed_revision == vm.revision && status.reason.is_none() && held(host) == wanted;
+    server.until(vm, settled).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nics_come_and_go_whatever_step_fails_repeats_or_is_cut_short() {
+    for wrong in [None, Some(Wrong::Before), Some(Wrong::After), Some(Wrong::Silent)] {
+        for to in [&[1, 2][..], &[], &[2], &[2, 3]] {
+            let (host, mut server, mut node, vm) = running().await;
+            let process = host.with(|state| state.processes[&vm.vm.id].clone());
+            process.changes.lock().unwrap().wrong = wrong;
+            let vm = change(&vm, |vm| vm.nics = to.iter().map(|&number| nic(number)).collect());
+            server.tell(all(&[&vm])).await;
+            if wrong == Some(Wrong::Silent) {
+                // The node dies in the middle of the step, after it took effect.
+                while process.changes.lock().unwrap().made.is_empty() {
+                    sleep(Duration::from_millis(10)).await;
+                }
+                node.shutdown().await;
+                server.statuses.clear();
+                node = start(&host, &server).await;
+                server.accept().await;
+                server.tell(all(&[&vm])).await;
+            }
+            until_nics(&host, &mut server, &vm).await;
+            assert_eq!(host.with(|state| state.started), 1, "{wrong:?} {to:?}: the machine ran on");
+            let made = process.changes.lock().unwrap().made.clone();
+            let once: BTreeSet<_> = made.iter().collect();
+            assert_eq!(made.len() - once.len(), usize::from(wrong == Some(Wrong::Before)), "{wrong:?} {to:?}: {made:?}");
+            node.shutdown().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_suspended_with_one_nic_and_resumed_with_another_ends_up_with_the_other() {
+    let (host, mut server, node, vm) = running().await;
+    let vm = power(&vm, PowerTarget::Suspended);
+    server.tell(all(&[&vm])).await;
+    server.until_phase(&vm, VmPhase::Suspended).await;
+    let vm = power(&change(&vm, |vm| vm.nics = vec![nic(2)]), PowerTarget::Running);
+    server.tell(all(&[&vm])).await;
+    server.until_phase(&vm, VmPhase::Running).await;
+    until_nics(&host, &mut server, &vm).await;
+    let process = host.with(|state| state.processes[&vm.vm.id].clone());
+    assert_eq!(process.changes.lock().unwrap().made, ["+02:00:00:00:00:02", &format!("-{}", nic(1).port)]);
+    node.shutdown().await;
 }

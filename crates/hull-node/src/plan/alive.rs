@@ -123,7 +123,10 @@ impl View<'_> {
             (false, PowerTarget::Paused) => return Plan::step(Step::Pause, VmPhase::Running, None),
             _ => {}
         }
-        self.resize(paused).or_else(|| self.tidy(self.present(paused))).unwrap_or_else(|| self.settled(paused))
+        self.resize(paused)
+            .or_else(|| self.nics(paused))
+            .or_else(|| self.tidy(self.present(paused)))
+            .unwrap_or_else(|| self.settled(paused))
     }
 
     /// The guest was asked to shut down by a wish since withdrawn: it may still do so, and is then started again.
@@ -155,6 +158,34 @@ impl View<'_> {
             .then(|| Plan::step(Step::GrowDiskOnline { to: to.disk }, self.present(paused), None))
     }
 
+    /// Gives the machine its NICs: first those that come, for which nobody is asked, then those that go.
+    fn nics(&self, paused: bool) -> Option<Plan> {
+        let held = self.observed.nics.as_ref()?;
+        let started = self.record.started.as_ref()?;
+        if self.held_back(Act::Tune) {
+            return None;
+        }
+        let waits = |nic: PluggedNic, comes| {
+            started.nics_waiting.iter().any(|waiting| waiting.nic == nic && waiting.comes == comes)
+        };
+        let comes = self.desired.nics.iter().find(|nic| {
+            // A port's NIC of another MAC goes first.
+            !held.iter().any(|held| held.port == nic.port) && !waits(plugged(nic), true)
+        });
+        if let Some(nic) = comes {
+            return Some(Plan::step(Step::AttachNic { nic: nic.clone() }, self.present(paused), None));
+        }
+        // A halted guest can let go of nothing.
+        let goes = self.nics_to_go().find(|nic| !paused && !waits(*nic, false));
+        goes.map(|nic| Plan::step(Step::DetachNic { nic }, self.present(paused), None))
+    }
+
+    /// NICs that the machine has and shall not have.
+    fn nics_to_go(&self) -> impl Iterator<Item = PluggedNic> {
+        let wanted = |held: &PluggedNic| self.desired.nics.iter().any(|nic| plugged(nic) == *held);
+        self.observed.nics.iter().flatten().copied().filter(move |held| !wanted(held))
+    }
+
     fn settled(&self, paused: bool) -> Plan {
         let phase = self.present(paused);
         if self.record.power_seq < self.desired.vm.power.seq {
@@ -168,18 +199,27 @@ impl View<'_> {
         if ran_well.is_some_and(|at| at <= self.now) {
             return Plan::note(Note::RanWell, phase);
         }
-        let mut plan = Plan::rest(phase, self.short_of_wish());
+        let mut plan = Plan::rest(phase, self.short_of_wish(paused));
         let retry = self.record.trouble.as_ref().and_then(|trouble| trouble.retry_at).filter(|at| *at > self.now);
         plan.wake_at = [self.record.io.map(|io| io.next_at), ran_well, retry].into_iter().flatten().min();
         plan
     }
 
-    /// What of the wished size is not in effect.
-    fn short_of_wish(&self) -> Option<Reason> {
+    /// What of the wish is not in effect.
+    fn short_of_wish(&self, paused: bool) -> Option<Reason> {
         if self.held_back(Act::Tune) {
             return self.record.trouble.as_ref().map(|trouble| trouble.reason.clone());
         }
-        let pending = &self.record.started.as_ref()?.pending;
+        let mut pending = self.record.pending();
+        if paused {
+            let goes = |nic: PluggedNic| format!("the NIC of port {} goes once the guest runs again", nic.port);
+            pending.extend(self.nics_to_go().map(goes));
+        }
         (!pending.is_empty()).then(|| Reason::new(ReasonCode::NeedsRestart, pending.join("; "), self.now))
     }
+}
+
+/// The NIC a machine has once this wish is met.
+fn plugged(nic: &DesiredNic) -> PluggedNic {
+    PluggedNic { port: nic.port, mac: nic.mac }
 }

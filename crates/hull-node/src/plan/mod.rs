@@ -25,6 +25,8 @@
 //! * **Saved memory is used once.** A restored machine starts halted; the saved memory is forgotten, durably, before
 //!   its CPUs run, because from then on the disk no longer fits that memory.
 //! * **Delete always wins.** Tearing down asks nothing of the guest and is tried for ever.
+//! * **What the guest must agree to holds nothing else up**: a NIC is unplugged last of all changes, again and again, and
+//!   at the next start at the latest.
 //! * **What waits says until when**: every plan that rests short of its target has a reason, and a deadline where it
 //!   goes on by itself.
 
@@ -33,19 +35,22 @@ use hull_types::{
     digest::Digest,
     error::Error,
     flavor::Resources,
-    link::DesiredVm,
+    link::{DesiredNic, DesiredVm},
     reason::{Reason, ReasonCode},
     units::Bytes,
     vm::{Exit, ExitCause, PowerTarget, RebootKind, RestartPolicy, VmPhase},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::hypervisor::{Resized, RunState};
+use crate::hypervisor::{PluggedNic, Resized, RunState};
 
 mod absent;
 mod alive;
 pub mod record;
 pub mod stamp;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod nic_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -75,6 +80,8 @@ pub struct Observed {
     pub boot_id: String,
     /// Space for disks; asked for only while a disk error halts the machine.
     pub disk_free: Option<Bytes>,
+    /// The NICs of the process; none where it cannot be told.
+    pub nics: Option<Vec<PluggedNic>>,
 }
 
 /// A VM's hypervisor process, as seen.
@@ -154,6 +161,16 @@ pub enum Step {
         /// To this size.
         to: Resources,
     },
+    /// Plug a NIC into a running machine.
+    AttachNic {
+        /// The NIC.
+        nic: DesiredNic,
+    },
+    /// Unplug a NIC from a running machine.
+    DetachNic {
+        /// The NIC.
+        nic: PluggedNic,
+    },
     /// End the process.
     Quit,
     /// Forget the ended process.
@@ -223,7 +240,9 @@ impl Step {
             | Self::ResumeAfterIoError
             | Self::Pause
             | Self::Reset
-            | Self::Resize { .. } => Act::Tune,
+            | Self::Resize { .. }
+            | Self::AttachNic { .. }
+            | Self::DetachNic { .. } => Act::Tune,
             Self::Save => Act::Suspend,
             Self::PowerButton { .. } | Self::Quit | Self::Clear => Act::Stop,
             Self::TearDown => Act::TearDown,
@@ -239,6 +258,8 @@ pub enum StepOutcome {
     Done,
     /// What of a new size took effect.
     Resized(Resized),
+    /// It takes effect at the next start only, for this reason.
+    AtNextStart(String),
 }
 
 /// The next step, and what to tell meanwhile.

@@ -19,6 +19,7 @@ use hull_types::{
 use serde::{Deserialize, Serialize};
 
 use super::{Act, Note, Step, StepOutcome, secs, stamp::Stamp};
+use crate::hypervisor::PluggedNic;
 
 /// The root disk that is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,20 @@ pub struct Started {
     pub pending: Vec<String>,
     /// Since when it runs.
     pub since: Timestamp,
+    /// Changes of its NICs that take effect at the next start only.
+    #[serde(default)]
+    pub nics_waiting: Vec<NicWaiting>,
+}
+
+/// A NIC that comes or goes at the next start only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicWaiting {
+    /// The NIC.
+    pub nic: PluggedNic,
+    /// Whether it comes; else it goes.
+    pub comes: bool,
+    /// Why not now, as a sentence for people.
+    pub why: String,
 }
 
 /// Memory saved to disk.
@@ -247,6 +262,7 @@ impl Record {
                     sized_for: start.resources,
                     pending: Vec::new(),
                     since: now,
+                    nics_waiting: Vec::new(),
                 });
             }
             Step::Quit if self.ended.is_none() => {
@@ -286,6 +302,8 @@ impl Record {
                     .map(|(resources, disk)| Saved { resources, disk_generation: disk.generation });
             }
             Step::Resize { to } => self.resized(*to, outcome),
+            Step::AttachNic { nic } => self.nic_changed(PluggedNic { port: nic.port, mac: nic.mac }, true, outcome),
+            Step::DetachNic { nic } => self.nic_changed(*nic, false, outcome),
             Step::ResumeAfterIoError => {
                 let resumes = self.io.map_or(0, |io| io.resumes) + 1;
                 self.io = Some(IoTrouble { resumes, next_at: now + pause(resumes, IO_PAUSE_MOST) });
@@ -322,6 +340,23 @@ impl Record {
             started.pending = resized.pending;
             started.resources = resized.now.unwrap_or(started.resources);
         }
+    }
+
+    fn nic_changed(&mut self, nic: PluggedNic, comes: bool, outcome: StepOutcome) {
+        let Some(started) = &mut self.started else { return };
+        // One that goes may make room for those that wait to come.
+        started.nics_waiting.retain(|waiting| waiting.nic.port != nic.port && (comes || !waiting.comes));
+        if let StepOutcome::AtNextStart(why) = outcome {
+            started.nics_waiting.push(NicWaiting { nic, comes, why });
+        }
+    }
+
+    /// What of the wish takes effect at the next start only, as sentences for people.
+    pub fn pending(&self) -> Vec<String> {
+        let (Some(started), Some(desired)) = (&self.started, self.wanted()) else { return Vec::new() };
+        let wanted = |nic: PluggedNic| desired.nics.iter().any(|one| (one.port, one.mac) == (nic.port, nic.mac));
+        let nics = started.nics_waiting.iter().filter(|waiting| wanted(waiting.nic) == waiting.comes);
+        started.pending.iter().cloned().chain(nics.map(|waiting| waiting.why.clone())).collect()
     }
 
     fn torn_down(&mut self) {
@@ -368,6 +403,7 @@ impl Record {
             sized_for: resources,
             pending: Vec::new(),
             since: now,
+            nics_waiting: Vec::new(),
         });
         let since = started.since;
         self.disk.get_or_insert(disk);
@@ -458,6 +494,8 @@ impl Act {
             Self::Prepare | Self::Start if passes => None,
             Self::Prepare | Self::Start => Some(10),
             Self::Suspend => Some(3),
+            // A guest that is booting lets go of nothing yet.
+            Self::Tune if matches!(kind, ErrorKind::Timeout) => None,
             Self::Tune => Some(5),
             Self::Tidy | Self::Stop | Self::TearDown => None,
         }

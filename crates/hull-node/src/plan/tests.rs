@@ -4,6 +4,7 @@ use hull_types::{error::Error, units::Bytes};
 use proptest::prelude::*;
 
 use super::{
+    nic_tests::nic,
     world::{World, at},
     *,
 };
@@ -415,6 +416,7 @@ enum Event {
     Rebuild,
     Rescue(bool),
     Resize(u16, u64),
+    Nics(Vec<u8>),
     Policy(RestartPolicy),
     Placed,
     State(RunState),
@@ -445,6 +447,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Rebuild),
         1 => any::<bool>().prop_map(Event::Rescue),
         1 => (1u16..4, 8u64..32).prop_map(|(cpus, disk)| Event::Resize(cpus, disk)),
+        2 => proptest::collection::vec(1u8..5, 0..4).prop_map(Event::Nics),
         1 => policy.prop_map(Event::Policy),
         1 => Just(Event::Placed),
         3 => state.prop_map(Event::State),
@@ -474,6 +477,12 @@ fn happen(world: &mut World, event: Event) {
         Event::Resize(vcpus, disk) => {
             let disk = world.desired.vm.resources.disk.max(Bytes::mib(disk));
             world.wish(|desired| (desired.vm.resources.vcpus, desired.vm.resources.disk) = (vcpus, disk));
+        }
+        Event::Nics(ports) => {
+            let mut nics: Vec<_> = ports.into_iter().map(|number| nic(number, number)).collect();
+            nics.sort_unstable_by_key(|nic| nic.port);
+            nics.dedup();
+            world.wish(|desired| desired.nics = nics);
         }
         Event::Policy(policy) => drop(world.wish(|desired| desired.vm.restart = policy).plan()),
         Event::Placed => drop(world.wish(|desired| desired.generation += 1).plan()),
@@ -531,6 +540,12 @@ proptest! {
             PowerTarget::Paused => prop_assert_eq!(plan.phase, VmPhase::Paused),
             PowerTarget::Stopped => prop_assert_eq!(plan.phase, VmPhase::Stopped),
             PowerTarget::Suspended => prop_assert!(matches!(plan.phase, VmPhase::Suspended | VmPhase::Stopped)),
+        }
+        if matches!(last, PowerTarget::Running) {
+            let mut held: Vec<_> = world.nics.iter().map(|nic| nic.port).collect();
+            held.sort_unstable();
+            let wanted: Vec<_> = world.desired.nics.iter().map(|nic| nic.port).collect();
+            prop_assert_eq!(held, wanted);
         }
         prop_assert_eq!(world.record.power_seq, world.desired.vm.power.seq);
         prop_assert_eq!(world.record.reboot_seq, world.desired.vm.reboot.seq);

@@ -78,6 +78,12 @@ pub(super) struct World {
     pub(super) broken: Option<&'static str>,
     /// Steps to fail, by their kind, and how.
     pub(super) failing: Option<(Act, Error)>,
+    /// NICs of the process.
+    pub(super) nics: Vec<PluggedNic>,
+    /// NICs of the saved machine.
+    pub(super) saved_nics: Vec<PluggedNic>,
+    /// Why NICs can neither come nor go while it runs.
+    pub(super) fixed: Option<&'static str>,
 }
 
 impl World {
@@ -96,6 +102,9 @@ impl World {
             steps: vec![],
             broken: None,
             failing: None,
+            nics: vec![],
+            saved_nics: vec![],
+            fixed: None,
         }
     }
 
@@ -149,7 +158,7 @@ impl World {
             None => Process::None,
             Some((state, since)) => Process::Seen { state: state.clone(), since: *since },
         };
-        Observed { process, boot_id: self.boot_id.clone(), disk_free: Some(self.disk_free) }
+        Observed { process, boot_id: self.boot_id.clone(), disk_free: Some(self.disk_free), nics: Some(self.nics.clone()) }
     }
 
     pub(super) fn plan(&self) -> Plan {
@@ -195,6 +204,8 @@ impl World {
                 if self.process.is_some() {
                     self.broken = Some("a second process was started");
                 }
+                let wanted = self.desired.nics.iter().map(|nic| PluggedNic { port: nic.port, mac: nic.mac });
+                self.nics = if start.restore { self.saved_nics.clone() } else { wanted.collect() };
                 self.set(if start.paused { RunState::Paused } else { RunState::Running });
             }
             Step::Resume | Step::ResumeAfterIoError => {
@@ -204,6 +215,7 @@ impl World {
                 self.set(RunState::Running);
             }
             Step::Pause | Step::Save => {
+                self.saved_nics = self.nics.clone();
                 self.set(RunState::Paused);
             }
             Step::PowerButton { .. } if self.heeds => {
@@ -221,6 +233,21 @@ impl World {
             }
             Step::Resize { to } => {
                 return StepOutcome::Resized(Resized { now: Some(*to), pending: vec![] });
+            }
+            Step::AttachNic { .. } | Step::DetachNic { .. } if self.fixed.is_some() => {
+                return StepOutcome::AtNextStart(self.fixed.unwrap().to_owned());
+            }
+            Step::AttachNic { nic } => {
+                if self.nics.iter().any(|held| held.port == nic.port) {
+                    self.broken = Some("a port was plugged in twice");
+                }
+                self.nics.push(PluggedNic { port: nic.port, mac: nic.mac });
+            }
+            Step::DetachNic { nic } => {
+                if self.state() != Some(&RunState::Running) {
+                    self.broken = Some("a halted guest was asked to let go of a NIC");
+                }
+                self.nics.retain(|held| held != nic);
             }
             _ => {}
         }

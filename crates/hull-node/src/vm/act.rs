@@ -5,13 +5,13 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use hull_types::{
     error::{Error, ErrorKind, Result},
     image::ImageContent,
-    link::DesiredVm,
+    link::{DesiredNic, DesiredVm},
     reason::ReasonCode,
 };
 
 use super::{Task, metadata, records::SAVED_MEMORY};
 use crate::{
-    hypervisor::{DiskSpec, KernelSpec, NicSpec, Vmm, VmmSpec},
+    hypervisor::{DiskSpec, KernelSpec, NicSpec, Plugged, Vmm, VmmSpec},
     plan::{Start, Step, StepOutcome},
 };
 
@@ -126,6 +126,13 @@ impl Task {
                 let resized = vmm.resize(*to).await.map_err(failed(ReasonCode::NeedsRestart))?;
                 return Ok(StepOutcome::Resized(resized));
             }
+            Step::AttachNic { nic } => {
+                let nic = self.nic(nic).await?;
+                return vmm.attach_nic(nic).await.map(outcome).map_err(failed(ReasonCode::NetworkFailed));
+            }
+            Step::DetachNic { nic } => {
+                return vmm.detach_nic(nic.port).await.map(outcome).map_err(failed(ReasonCode::NeedsRestart));
+            }
             Step::GrowDiskOnline { to } => {
                 return vmm.grow_disk("root", *to).await.map(|()| StepOutcome::Done).map_err(of_disk);
             }
@@ -188,12 +195,16 @@ impl Task {
     async fn nics(&self, desired: &DesiredVm) -> Result<Vec<NicSpec>, Failure> {
         let mut nics = Vec::with_capacity(desired.nics.len());
         for nic in &desired.nics {
-            let network = self.shared.networks.ready(nic.network).await.map_err(failed(ReasonCode::NetworkFailed))?;
-            let tap = self.shared.drivers.networks.tap(nic.network, nic.port).await;
-            let tap = tap.map_err(failed(ReasonCode::NetworkFailed))?;
-            nics.push(NicSpec { port: nic.port, mac: nic.mac, mtu: network.mtu, tap });
+            nics.push(self.nic(nic).await?);
         }
         Ok(nics)
+    }
+
+    async fn nic(&self, nic: &DesiredNic) -> Result<NicSpec, Failure> {
+        let network = self.shared.networks.ready(nic.network).await.map_err(failed(ReasonCode::NetworkFailed))?;
+        let tap = self.shared.drivers.networks.tap(nic.network, nic.port).await;
+        let tap = tap.map_err(failed(ReasonCode::NetworkFailed))?;
+        Ok(NicSpec { port: nic.port, mac: nic.mac, mtu: network.mtu, tap })
     }
 
     async fn disks(&self, desired: &DesiredVm, start: &Start) -> Result<Vec<DiskSpec>, Failure> {
@@ -230,6 +241,13 @@ impl Task {
             None => None,
         };
         Ok(Some(KernelSpec { kernel, initrd, cmdline: boot.cmdline.clone() }))
+    }
+}
+
+fn outcome(plugged: Plugged) -> StepOutcome {
+    match plugged {
+        Plugged::Now => StepOutcome::Done,
+        Plugged::AtNextStart(why) => StepOutcome::AtNextStart(why),
     }
 }
 

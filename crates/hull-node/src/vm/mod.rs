@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use crate::{
-    hypervisor::{RunState, Vmm},
+    hypervisor::{PluggedNic, RunState, Vmm},
     node::{Drivers, networks::Keeper},
     plan::{Act, Note, Observed, Plan, Process, Step, plan, record::Record, stamp::Stamp},
 };
@@ -232,8 +232,15 @@ impl Task {
             Process::None | Process::Unknown(_) => self.seen = None,
         }
         let halted_by_disk = matches!(&process, Process::Seen { state: RunState::IoError, .. });
+        let alive = matches!(&process, Process::Seen { state: RunState::Running | RunState::Paused, .. });
+        let nics = if alive { self.nics_held().await } else { None };
         let disk_free: Option<Bytes> = if halted_by_disk { self.shared.drivers.disks.free().await.ok() } else { None };
-        Observed { process, boot_id: self.shared.boot_id.clone(), disk_free }
+        Observed { process, boot_id: self.shared.boot_id.clone(), disk_free, nics }
+    }
+
+    async fn nics_held(&self) -> Option<Vec<PluggedNic>> {
+        let asked = timeout(OBSERVE_WITHIN, self.vmm()?.nics()).await.ok()?;
+        asked.inspect_err(|error| tracing::debug!(vm = %self.record.vm, %error, "its NICs are not known")).ok()
     }
 
     async fn process(&mut self) -> Process {

@@ -46,7 +46,7 @@ pub(super) fn status(record: &Record, plan: &Plan, context: Context, before: Opt
         disk_generation: record.disk.map_or(0, |disk| disk.generation),
         rescue,
         running: started.map(|started| started.resources),
-        pending: started.map(|started| started.pending.clone()).unwrap_or_default(),
+        pending: started.map(|_| record.pending()).unwrap_or_default(),
         last_exit: record.last_exit.clone(),
         restarts: record.restarts,
         failures: record.trouble.as_ref().map_or(0, |trouble| trouble.alike),

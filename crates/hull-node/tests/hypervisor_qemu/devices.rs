@@ -34,7 +34,7 @@ fn overlay(dir: &Path) -> DiskSpec {
     DiskSpec { id: "root".into(), path: top, qcow2: true, backing, read_only: false, boot_index: Some(0) }
 }
 
-async fn shell(vmm: &dyn hull_node::hypervisor::Vmm, command: &str, until: &str) -> String {
+pub(crate) async fn shell(vmm: &dyn hull_node::hypervisor::Vmm, command: &str, until: &str) -> String {
     let mut console = vmm.console().await.unwrap();
     console.write_all(format!("{command}\n").as_bytes()).await.unwrap();
     read_until(&mut *console, until).await

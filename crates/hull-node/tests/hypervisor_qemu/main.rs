@@ -8,4 +8,5 @@ mod kernels;
 mod lifecycle;
 #[path = "../network_kit/mod.rs"]
 mod network_kit;
+mod nics;
 mod taken_over;

@@ -3,18 +3,20 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use hull_node::hypervisor::{ByteStream, Hypervisor, HypervisorFacts, Resized, RunState, Vmm, VmmSpec};
+use hull_node::hypervisor::{
+    ByteStream, Hypervisor, HypervisorFacts, NicSpec, Plugged, PluggedNic, Resized, RunState, Vmm, VmmSpec,
+};
 use hull_types::{
     error::{Error, Result},
     flavor::Resources,
-    id::VmId,
+    id::{PortId, VmId},
     link::ExecResult,
     units::Bytes,
     vm::{Accel, Exit, ExitCause, Vmm as VmmInfo},
 };
 use tokio::sync::watch;
 
-use super::{Doors, Machine};
+use super::{Doors, Machine, Saved};
 
 #[async_trait]
 impl Hypervisor for Doors {
@@ -31,7 +33,7 @@ impl Hypervisor for Doors {
         self.takes(Duration::from_secs(3)).await;
         self.may_start(&spec)?;
         let info = VmmInfo { pid: self.pid(), started_at: self.host.clock.now(), accel: Accel::Tcg };
-        let machine = Machine::new(&spec, info);
+        let machine = Machine::new(&spec, info, self.nics_of(&spec));
         if machine.now() == RunState::Running {
             self.ran(spec.vm);
         }
@@ -65,6 +67,14 @@ impl Doors {
         1000 + inner.pids
     }
 
+    /// A restored machine has the NICs it was saved with, whatever is wanted now.
+    fn nics_of(&self, spec: &VmmSpec) -> Vec<PluggedNic> {
+        let inner = self.host.lock();
+        let saved = spec.restore.as_ref().and_then(|file| inner.saved.get(file));
+        let given = spec.nics.iter().map(|nic| PluggedNic { port: nic.port, mac: nic.mac });
+        saved.map_or_else(|| given.collect(), |saved| saved.nics.clone())
+    }
+
     fn ran(&self, vm: VmId) {
         self.host.lock().disks.entry(vm).or_default().runs += 1;
     }
@@ -80,7 +90,7 @@ impl Doors {
             let has_root = disks.is_some_and(|disks| !disks.roots.is_empty());
             let missing = spec.disks.iter().any(|disk| disk.id == "root") && !has_root;
             let runs = disks.map_or(0, |disks| disks.runs);
-            let moved_on = spec.restore.as_ref().is_some_and(|file| inner.saved.get(file) != Some(&runs));
+            let moved_on = spec.restore.as_ref().is_some_and(|file| inner.saved.get(file).map(|saved| saved.runs) != Some(runs));
             (fails, second, missing, moved_on)
         };
         if second {
@@ -183,7 +193,7 @@ impl Vmm for Handle {
         }
         let mut inner = self.doors.host.lock();
         let runs = inner.disks.get(&self.machine.vm).map_or(0, |disks| disks.runs);
-        inner.saved.insert(file.to_owned(), runs);
+        inner.saved.insert(file.to_owned(), Saved { runs, nics: self.machine.nics() });
         Ok(())
     }
 
@@ -191,6 +201,37 @@ impl Vmm for Handle {
         self.command().await?;
         let pending = (to.vcpus < self.machine.resources.vcpus).then(|| "fewer vCPUs at the next start".to_owned());
         Ok(Resized { now: Some(to), pending: pending.into_iter().collect() })
+    }
+
+    async fn nics(&self) -> Result<Vec<PluggedNic>> {
+        self.command().await?;
+        Ok(self.machine.nics())
+    }
+
+    async fn attach_nic(&self, nic: NicSpec) -> Result<Plugged> {
+        self.command().await?;
+        let mut twice = false;
+        self.machine.change_nics(|nics| {
+            twice = nics.iter().any(|held| held.port == nic.port);
+            nics.push(PluggedNic { port: nic.port, mac: nic.mac });
+        });
+        if twice {
+            self.doors.host.broke(&format!("port {} was plugged into {} twice", nic.port, self.machine.vm));
+        }
+        // Even where the runtime dies before it hears of it, the NIC is there.
+        self.doors.takes(Duration::from_millis(300)).await;
+        Ok(Plugged::Now)
+    }
+
+    async fn detach_nic(&self, port: PortId) -> Result<Plugged> {
+        self.command().await?;
+        if self.machine.now() != RunState::Running || self.doors.host.fate.chance(30) {
+            self.doors.takes(Duration::from_secs(8)).await;
+            return Err(Error::timeout("the guest does not let go of the NIC"));
+        }
+        self.machine.change_nics(|nics| nics.retain(|held| held.port != port));
+        self.doors.takes(Duration::from_millis(300)).await;
+        Ok(Plugged::Now)
     }
 
     async fn grow_disk(&self, _disk: &str, to: Bytes) -> Result<()> {

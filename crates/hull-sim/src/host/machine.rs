@@ -1,11 +1,15 @@
 //! A hypervisor process and the guest in it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use hull_node::hypervisor::{RunState, VmmSpec};
+use hull_node::hypervisor::{PluggedNic, RunState, VmmSpec};
 use hull_types::{
     flavor::Resources,
-    id::{PortId, VmId},
+    id::VmId,
     vm::{Exit, Vmm as VmmInfo},
 };
 use tokio::sync::watch;
@@ -21,8 +25,8 @@ pub struct Machine {
     pub info: VmmInfo,
     /// The root disk it has open.
     pub root: Option<PathBuf>,
-    /// The taps it has open.
-    pub taps: Vec<PortId>,
+    /// The NICs it has, each with its tap open.
+    pub nics: Mutex<Vec<PluggedNic>>,
     /// The size it was started with.
     pub resources: Resources,
     /// What it does.
@@ -30,12 +34,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(spec: &VmmSpec, info: VmmInfo) -> Arc<Self> {
+    pub(super) fn new(spec: &VmmSpec, info: VmmInfo, nics: Vec<PluggedNic>) -> Arc<Self> {
         Arc::new(Self {
             vm: spec.vm,
             info,
             root: spec.disks.iter().find(|disk| disk.id == "root").map(|disk| disk.path.clone()),
-            taps: spec.nics.iter().map(|nic| nic.port).collect(),
+            nics: Mutex::new(nics),
             resources: spec.resources,
             state: watch::Sender::new(if spec.paused { RunState::Paused } else { RunState::Running }),
         })
@@ -44,6 +48,15 @@ impl Machine {
     /// What it does now.
     pub fn now(&self) -> RunState {
         self.state.borrow().clone()
+    }
+
+    /// The NICs it has.
+    pub fn nics(&self) -> Vec<PluggedNic> {
+        self.nics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn change_nics(&self, change: impl FnOnce(&mut Vec<PluggedNic>)) {
+        change(&mut self.nics.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Whether the process is there.

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use hull_node::hypervisor::RunState;
+use hull_node::hypervisor::{PluggedNic, RunState};
 use hull_types::{
     error::{Error, Result},
     id::{NetworkId, VmId},
@@ -49,6 +49,15 @@ pub struct DiskSet {
     pub runs: u64,
 }
 
+/// A machine's memory in a file.
+#[derive(Clone, Debug)]
+struct Saved {
+    /// How often a guest had run on its disk.
+    runs: u64,
+    /// The NICs it had, and has when it is restored.
+    nics: Vec<PluggedNic>,
+}
+
 /// What goes wrong here, until it is mended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
@@ -65,7 +74,7 @@ struct Inner {
     boot: u64,
     machines: BTreeMap<VmId, Arc<Machine>>,
     disks: BTreeMap<VmId, DiskSet>,
-    saved: BTreeMap<PathBuf, u64>,
+    saved: BTreeMap<PathBuf, Saved>,
     networks: BTreeSet<NetworkId>,
     metadata: BTreeSet<VmId>,
     records: BTreeMap<VmId, String>,

@@ -8,7 +8,7 @@
 //!   kernel's own threads. A qcow2's own idea of its backing file is overridden, see [`super::super::DiskSpec::backing`].
 //! * **Memory** is a shared memfd, so that a clone or a migration can map it later.
 //! * **`pc`** has each disk and NIC behind a PCIe root port of its own and a few spare ports; CPUs and memory may grow
-//!   while it runs ([`Shape`]).
+//!   while it runs, NICs come and go ([`Shape`] says who sits where, so that saved memory finds them there again).
 //! * **`micro`** has ACPI: Debian's kernels find virtio-mmio devices and further CPUs by nothing else, and the guest's
 //!   power button and power-off need it. Under TCG the kernel's clock calibration hangs in a fifth of all boots unless it
 //!   is told the answers ([`TCG_CLOCK`]).
@@ -16,13 +16,12 @@
 
 use hull_types::{
     id::{PortId, VmId},
-    network::Mac,
     units::Bytes,
     vm::{Accel, Profile},
 };
 use serde_json::{Value, json};
 
-use super::shape::Shape;
+use super::shape::{NicSeat, Shape};
 
 /// Kernel words that spare a Linux the calibration of its clocks, which hangs on microvm with ACPI under TCG.
 pub(super) const TCG_CLOCK: &str = "tsc_early_khz=2000000 lpj=4000000";
@@ -30,9 +29,6 @@ pub(super) const TCG_CLOCK: &str = "tsc_early_khz=2000000 lpj=4000000";
 /// Bounds of [`translations`]. QEMU cuts it into regions of 2 MiB at least, one or more for each CPU that may be.
 const LEAST_TRANSLATIONS: Bytes = Bytes::mib(32);
 const MOST_TRANSLATIONS: Bytes = Bytes::mib(128);
-
-/// PCIe root ports left free for devices to come.
-const SPARE_PORTS: usize = 4;
 
 /// Everything the command line depends on. Numbers named `fd` are descriptors in QEMU's process; each is also the
 /// number of its fdset where it has one.
@@ -91,9 +87,7 @@ pub(super) struct KernelPlan {
 
 #[derive(Clone, Debug)]
 pub(super) struct NicPlan {
-    pub port: PortId,
-    pub mac: Mac,
-    pub mtu: u16,
+    pub seat: NicSeat,
     pub tap_fd: i32,
 }
 
@@ -110,8 +104,8 @@ pub(super) fn arguments(plan: &Plan) -> Vec<String> {
     for disk in &plan.disks {
         disk_files(disk, &mut line);
     }
-    for (index, nic) in plan.nics.iter().enumerate() {
-        line.add("-netdev", format!("tap,id=net{index},fd={},vhost=off", nic.tap_fd));
+    for nic in &plan.nics {
+        line.add("-netdev", format!("tap,id={},fd={},vhost=off", netdev(nic.seat.port), nic.tap_fd));
     }
     devices(plan, &mut line);
     if let Some(kernel) = &plan.kernel {
@@ -247,8 +241,7 @@ fn pc_devices(plan: &Plan, line: &mut Line) {
     line.add("-device", "pvpanic-pci");
     line.add("-device", "virtio-rng-pci");
     line.add("-device", "virtio-serial-pci,id=vserial");
-    let ports = plan.disks.len() + plan.nics.len() + SPARE_PORTS;
-    for port in 0..ports {
+    for port in 0..plan.shape.slots {
         line.add("-device", format!("pcie-root-port,id=port{port},chassis={}", port + 1));
     }
     if let Some(fd) = plan.tpm_fd {
@@ -297,6 +290,34 @@ pub(super) fn node_name(disk: &str) -> String {
     format!("disk-{disk}")
 }
 
+/// The name of a NIC's host side.
+pub(super) fn netdev(port: PortId) -> String {
+    format!("net-{port}")
+}
+
+/// The name of a NIC.
+pub(super) fn nic_name(port: PortId) -> String {
+    format!("nic-{port}")
+}
+
+/// A NIC as it is at start and as it is plugged in later: the same, so that saved memory fits either way.
+pub(super) fn nic_device(profile: Profile, seat: &NicSeat) -> Value {
+    let driver = match profile {
+        Profile::Pc => "virtio-net-pci",
+        Profile::Micro => "virtio-net-device",
+    };
+    let mut device = json!({
+        "driver": driver, "id": nic_name(seat.port), "netdev": netdev(seat.port),
+        "mac": seat.mac.to_string(), "host_mtu": seat.mtu,
+    });
+    if profile == Profile::Pc {
+        device["bus"] = json!(format!("port{}", seat.slot));
+        // Nobody boots from the network here, and the ROM costs a second of every boot.
+        device["romfile"] = json!("");
+    }
+    device
+}
+
 /// Disks, NICs, the agent's port, and what was plugged in later and is there again after a restore.
 fn devices(plan: &Plan, line: &mut Line) {
     let pc = plan.profile == Profile::Pc;
@@ -316,18 +337,8 @@ fn devices(plan: &Plan, line: &mut Line) {
         }
         line.device(&device);
     }
-    for (index, nic) in plan.nics.iter().enumerate() {
-        let driver = if pc { "virtio-net-pci" } else { "virtio-net-device" };
-        let mut device = json!({
-            "driver": driver, "id": format!("nic-{}", nic.port), "netdev": format!("net{index}"),
-            "mac": nic.mac.to_string(), "host_mtu": nic.mtu,
-        });
-        if pc {
-            device["bus"] = json!(format!("port{}", plan.disks.len() + index));
-            // Nobody boots from the network here, and the ROM costs a second of every boot.
-            device["romfile"] = json!("");
-        }
-        line.device(&device);
+    for nic in &plan.nics {
+        line.device(&nic_device(plan.profile, &nic.seat));
     }
     line.add("-device", "virtserialport,bus=vserial.0,chardev=agent,name=org.qemu.guest_agent.0");
     for (index, size) in plan.shape.dimms.iter().enumerate() {

@@ -24,10 +24,13 @@ use super::{
     log,
     record::Files,
     root::Given,
-    shape::Shape,
+    shape::{NicSeat, Shape},
     sockets,
 };
-use crate::hypervisor::{BackingSpec, DiskSpec, KernelSpec, VmmSpec};
+use crate::{
+    hypervisor::{BackingSpec, DiskSpec, KernelSpec, NicSpec, VmmSpec},
+    network::loose_tap,
+};
 
 const OVMF: &str = "/usr/share/OVMF";
 
@@ -63,11 +66,10 @@ pub(super) fn open(spec: VmmSpec, shape: Shape, accel: Accel, uid: u32) -> Resul
     let disks = spec.disks.iter().map(|disk| open_disk(disk, &mut opened)).collect::<Result<_>>()?;
     let mut given = Vec::new();
     let kernel = spec.kernel.as_ref().map(|kernel| find_kernel(kernel, &spec.dir, uid, &mut given)).transpose()?;
-    let nics = spec.nics.into_iter().map(|nic| {
-        let tap_fd = opened.number(nic.tap);
-        NicPlan { port: nic.port, mac: nic.mac, mtu: nic.mtu, tap_fd }
-    });
-    let nics = nics.collect();
+    let mut given_nics = spec.nics;
+    let seats = shape.nics.iter().flatten();
+    let nics = seats.map(|seat| Ok(NicPlan { seat: *seat, tap_fd: opened.number(cable(seat, &mut given_nics)?) }));
+    let nics = nics.collect::<Result<_>>()?;
     let mut listen = |path: PathBuf| {
         let socket = sockets::listen(&path).map_err(|error| cannot_open("a socket", &path, &error))?;
         Ok::<_, Error>(opened.number(socket))
@@ -93,6 +95,15 @@ pub(super) fn open(spec: VmmSpec, shape: Shape, accel: Accel, uid: u32) -> Resul
         incoming: spec.restore.is_some(),
     };
     Ok(Inputs { plan, fds: opened.fds, given, tpm })
+}
+
+/// The host's side of a NIC. One that a restored machine still has, though its port is not its any more, leads nowhere
+/// until it is unplugged: the state of a machine fits only with all its devices.
+fn cable(seat: &NicSeat, given: &mut Vec<NicSpec>) -> Result<OwnedFd> {
+    match given.iter().position(|nic| nic.port == seat.port && nic.mac == seat.mac) {
+        Some(at) => Ok(given.swap_remove(at).tap),
+        None => loose_tap(),
+    }
 }
 
 /// Refuses what no machine can be made of, before anything is opened.

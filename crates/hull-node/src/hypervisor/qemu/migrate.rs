@@ -16,7 +16,7 @@ use hull_types::error::{Error, Result};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{record::sync_dir, shape::Shape, vmm::Shared};
+use super::{nics, record::sync_dir, shape::Shape, vmm::Shared};
 use crate::hypervisor::qmp::{Client, QmpError};
 
 const MAGIC: &[u8; 8] = b"HULLVM1\n";
@@ -48,9 +48,12 @@ fn failed(machine: &Shared, error: &dyn std::fmt::Display) -> Error {
 }
 
 async fn write_state(machine: &Shared, path: &Path) -> Result<File> {
+    // With the devices it has now: one may have been half plugged or unplugged, and the halted guest changes none.
+    nics::settle(machine).await?;
+    let shape = machine.record().shape;
     let create = || -> io::Result<File> {
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        let shape = serde_json::to_vec(&machine.record().shape)?;
+        let shape = serde_json::to_vec(&shape)?;
         file.write_all(MAGIC)?;
         file.write_all(&u32::try_from(shape.len()).map_err(io::Error::other)?.to_le_bytes())?;
         file.write_all(&shape)?;

@@ -6,7 +6,7 @@
 //!   record (on disk) ◄── start ──► vmm ◄─ monitor (state) ◄────────────────────┘
 //!                                   ├─ console (serial), log (bounded)
 //!                                   ├─ agent (guest agent)
-//!                                   ├─ resize (hotplug), migrate (save, restore)
+//!                                   ├─ resize, nics (hotplug), migrate (save, restore)
 //!   facts ◄── probe (boots a tiny guest under KVM)
 //! ```
 //!
@@ -23,6 +23,7 @@ mod inputs;
 mod log;
 mod migrate;
 mod monitor;
+mod nics;
 mod probe;
 mod process;
 mod record;

@@ -4,17 +4,23 @@
 //!   at start:  vcpus ≤ max_vcpus          memory ≤ max_memory
 //!   online:    + plugged_cpus (core ids)  + dimms (multiples of 128 MiB, one slot each)
 //!   now:       vcpus + plugged            memory + sum of dimms
+//!
+//!   slots of a pc (PCIe root ports):   disks … | NICs, each where it was first plugged … | free
 //! ```
 //!
 //! A saved machine bears its shape, because QEMU can only load the state of the very machine that was saved.
 
-use hull_types::{flavor::Resources, units::Bytes, vm::Profile};
+use hull_types::{flavor::Resources, id::PortId, network::Mac, units::Bytes, vm::Profile};
 use serde::{Deserialize, Serialize};
+
+use crate::hypervisor::PluggedNic;
 
 /// Memory of a running x86 Linux grows by blocks of this size.
 const MEMORY_BLOCK: Bytes = Bytes::mib(128);
 const DIMM_SLOTS: u16 = 16;
 const MOST_VCPUS: u16 = 255;
+/// PCIe root ports left free for devices to come.
+pub(super) const SPARE_SLOTS: u16 = 4;
 
 /// A machine's size now and at most.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +41,31 @@ pub(super) struct Shape {
     pub dimms: Vec<Bytes>,
     /// The root disk's size as the guest was last told.
     pub disk: Bytes,
+    /// Slots for disks and NICs; none on a micro.
+    #[serde(default)]
+    pub slots: u16,
+    /// The first slot that is not a disk's.
+    #[serde(default)]
+    pub first_nic: u16,
+    /// NICs, in the order they came; not known of a machine that an earlier Hull started.
+    #[serde(default)]
+    pub nics: Option<Vec<NicSeat>>,
+}
+
+/// A NIC and where it is plugged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NicSeat {
+    pub port: PortId,
+    pub mac: Mac,
+    pub mtu: u16,
+    /// On a micro, of no meaning.
+    pub slot: u16,
+}
+
+impl NicSeat {
+    pub(super) fn nic(&self) -> PluggedNic {
+        PluggedNic { port: self.port, mac: self.mac }
+    }
 }
 
 /// What shall be plugged in, and what cannot be done while it runs.
@@ -67,7 +98,33 @@ impl Shape {
             plugged_cpus: Vec::new(),
             dimms: Vec::new(),
             disk: size.disk,
+            slots: 0,
+            first_nic: 0,
+            nics: None,
         }
+    }
+
+    /// Gives disks and NICs (with their MTUs) their places, before the first start.
+    pub(super) fn seat(&mut self, profile: Profile, disks: usize, nics: impl IntoIterator<Item = (PluggedNic, u16)>) {
+        // A machine has a few dozen devices at most.
+        self.first_nic = u16::try_from(disks).unwrap_or(u16::MAX);
+        let mut next = self.first_nic;
+        let seats = nics.into_iter().map(|(nic, mtu)| {
+            let seat = NicSeat { port: nic.port, mac: nic.mac, mtu, slot: next };
+            next = next.saturating_add(1);
+            seat
+        });
+        self.nics = Some(seats.collect());
+        self.slots = match profile {
+            Profile::Pc => next.saturating_add(SPARE_SLOTS),
+            Profile::Micro => 0,
+        };
+    }
+
+    /// A slot for one more NIC.
+    pub(super) fn free_slot(&self) -> Option<u16> {
+        let seats = self.nics.as_deref().unwrap_or_default();
+        (self.first_nic..self.slots).find(|slot| !seats.iter().any(|seat| seat.slot == *slot))
     }
 
     /// The size it has now.
@@ -119,6 +176,7 @@ impl Shape {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -133,6 +191,32 @@ mod tests {
         assert_eq!(Shape::new(Profile::Pc, size(200, 512)).max_vcpus, 255);
         let micro = Shape::new(Profile::Micro, size(2, 512));
         assert_eq!((micro.max_vcpus, micro.max_memory), (2, Bytes::mib(512)));
+    }
+
+    #[test]
+    fn nics_keep_their_slots_and_a_freed_one_is_used_again() {
+        let nic = |number| PluggedNic { port: PortId(uuid::Uuid::from_u128(number)), mac: Mac([2, 0, 0, 0, 0, 1]) };
+        let mut shape = Shape::new(Profile::Pc, size(1, 512));
+        shape.seat(Profile::Pc, 2, [(nic(1), 1500), (nic(2), 1500)]);
+        let slots = |shape: &Shape| shape.nics.iter().flatten().map(|seat| seat.slot).collect::<Vec<_>>();
+        assert_eq!((slots(&shape), shape.slots, shape.free_slot()), (vec![2, 3], 8, Some(4)));
+        shape.nics.as_mut().unwrap().remove(0);
+        assert_eq!((slots(&shape), shape.free_slot()), (vec![3], Some(2)));
+        for slot in [2, 4, 5, 6, 7] {
+            assert_eq!(shape.free_slot(), Some(slot));
+            let seat = NicSeat { port: nic(9).port, mac: nic(9).mac, mtu: 1500, slot };
+            shape.nics.as_mut().unwrap().push(seat);
+        }
+        assert_eq!(shape.free_slot(), None);
+        let mut micro = Shape::new(Profile::Micro, size(1, 512));
+        micro.seat(Profile::Micro, 0, [(nic(1), 1500)]);
+        assert_eq!((micro.slots, micro.free_slot()), (0, None));
+    }
+
+    #[test]
+    fn a_shape_written_before_nics_were_kept_is_read() {
+        let old = r#"{"vcpus":1,"max_vcpus":8,"memory":1,"max_memory":2,"dimm_slots":16,"plugged_cpus":[],"dimms":[],"disk":3}"#;
+        assert_eq!(serde_json::from_str::<Shape>(old).map(|shape| shape.nics).ok(), Some(None));
     }
 
     #[test]

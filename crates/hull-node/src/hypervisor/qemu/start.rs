@@ -38,7 +38,7 @@ use super::{
     shape::Shape,
     vmm::{QemuVmm, Shared},
 };
-use crate::hypervisor::{RunState, VmmSpec, qmp::Client};
+use crate::hypervisor::{PluggedNic, RunState, VmmSpec, qmp::Client};
 
 /// How long QEMU may take until it answers; on a host under load it takes seconds.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
@@ -69,10 +69,14 @@ async fn launch(hypervisor: &QemuHypervisor, mut spec: VmmSpec) -> Result<QemuVm
     let accel = hypervisor.proven().await?.accel;
     let (vm, files, paused, profile) = (spec.vm, Files::new(&spec.dir), spec.paused, spec.profile);
     let failed = |what: &str, error: io::Error| Error::internal(format!("cannot start {vm:?}: {what}: {error}"));
-    let (shape, state) = match &spec.restore {
+    let (mut shape, state) = match &spec.restore {
         Some(path) => migrate::open(path).map(|(shape, state)| (shape, Some(state)))?,
         None => (Shape::new(profile, spec.resources), None),
     };
+    if shape.nics.is_none() {
+        let nics = spec.nics.iter().map(|nic| (PluggedNic { port: nic.port, mac: nic.mac }, nic.mtu));
+        shape.seat(profile, spec.disks.len(), nics);
+    }
     std::fs::set_permissions(&spec.dir, std::fs::Permissions::from_mode(0o700))
         .map_err(|error| failed("its directory", error))?;
     let uid = hypervisor.uids.claim(vm, &spec.dir)?;

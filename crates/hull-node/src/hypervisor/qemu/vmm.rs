@@ -15,7 +15,7 @@ use hull_types::{
     Timestamp,
     error::{Error, Result},
     flavor::Resources,
-    id::VmId,
+    id::{PortId, VmId},
     link::ExecResult,
     units::Bytes,
     vm::{Exit, ExitCause, Profile, Vmm as VmmInfo},
@@ -30,13 +30,13 @@ use tokio::{net::UnixStream, sync::watch, task::AbortHandle};
 use super::{
     QemuConfig, agent,
     cgroup::Cgroups,
-    cmdline, console, log, migrate, monitor,
+    cmdline, console, log, migrate, monitor, nics,
     process::Process,
     record::{Files, Record},
     resize,
 };
 use crate::hypervisor::{
-    ByteStream, Resized, RunState, Vmm,
+    ByteStream, NicSpec, Plugged, PluggedNic, Resized, RunState, Vmm,
     qmp::{Client, QmpError},
 };
 
@@ -209,6 +209,18 @@ impl Vmm for QemuVmm {
         resize::resize(&self.shared, to).await
     }
 
+    async fn nics(&self) -> Result<Vec<PluggedNic>> {
+        nics::held(&self.shared).await
+    }
+
+    async fn attach_nic(&self, nic: NicSpec) -> Result<Plugged> {
+        nics::attach(&self.shared, nic).await
+    }
+
+    async fn detach_nic(&self, port: PortId) -> Result<Plugged> {
+        nics::detach(&self.shared, port).await
+    }
+
     async fn grow_disk(&self, disk: &str, to: Bytes) -> Result<()> {
         let arguments = json!({"node-name": cmdline::node_name(disk), "size": to.0});
         self.shared.qmp.run("block_resize", arguments).await.map_err(|error| self.shared.explain(error))?;
@@ -340,6 +352,18 @@ impl Vmm for Ended {
     }
 
     async fn resize(&self, _to: Resources) -> Result<Resized> {
+        self.gone()
+    }
+
+    async fn nics(&self) -> Result<Vec<PluggedNic>> {
+        self.gone()
+    }
+
+    async fn attach_nic(&self, _nic: NicSpec) -> Result<Plugged> {
+        self.gone()
+    }
+
+    async fn detach_nic(&self, _port: PortId) -> Result<Plugged> {
         self.gone()
     }
 

@@ -1,17 +1,22 @@
 //! What QEMU is told, by what is asked.
 
-use hull_types::flavor::Resources;
+use hull_types::{flavor::Resources, network::Mac};
 
 use super::*;
+use crate::hypervisor::PluggedNic;
 
 fn plan(profile: Profile) -> Plan {
     let size = Resources { vcpus: 2, memory: Bytes::mib(512), disk: Bytes::ZERO };
+    let port = PortId(uuid::Uuid::nil());
+    let mut shape = Shape::new(profile, size);
+    shape.seat(profile, 1, [(PluggedNic { port, mac: Mac([0x52, 0x54, 0, 1, 2, 3]) }, 1450)]);
+    let seat = shape.nics.as_ref().unwrap()[0];
     Plan {
         vm: VmId(uuid::Uuid::nil()),
         name: "web,1".into(),
         profile,
         accel: Accel::Tcg,
-        shape: Shape::new(profile, size),
+        shape,
         firmware: None,
         tpm_fd: None,
         disks: vec![DiskPlan {
@@ -21,12 +26,7 @@ fn plan(profile: Profile) -> Plan {
             chain: vec![FilePlan { fd: 3, qcow2: true }, FilePlan { fd: 4, qcow2: false }],
         }],
         kernel: None,
-        nics: vec![NicPlan {
-            port: PortId(uuid::Uuid::nil()),
-            mac: Mac([0x52, 0x54, 0, 1, 2, 3]),
-            mtu: 1450,
-            tap_fd: 5,
-        }],
+        nics: vec![NicPlan { seat, tap_fd: 5 }],
         qmp_fd: 6,
         serial_fd: 7,
         agent_fd: 8,
@@ -92,7 +92,7 @@ fn an_overlay_on_nothing_says_so_rather_than_believing_its_header() {
 fn a_pc_plugs_each_disk_and_nic_into_a_port_and_has_spare_ones() {
     let line = arguments(&plan(Profile::Pc));
     let ports = values(&line, "-device").into_iter().filter(|device| device.starts_with("pcie-root-port")).count();
-    assert_eq!(ports, 1 + 1 + SPARE_PORTS);
+    assert_eq!(ports, 1 + 1 + usize::from(super::super::shape::SPARE_SLOTS));
     let devices = objects(&line, "-device");
     assert_eq!((&devices[0]["driver"], &devices[0]["bus"]), (&json!("virtio-blk-pci"), &json!("port0")));
     assert_eq!(
