@@ -24,7 +24,7 @@ const ASSOCIATIONS: usize = 4;
 
 /// The answer to a packet from this link-local address, if it deserves one.
 pub(crate) fn respond(view: &View, from: Ipv6Addr, packet: &[u8]) -> Option<Vec<u8>> {
-    let asked = Message::decode(&mut Decoder::new(packet)).ok()?;
+    let asked = Message::decode(&mut Decoder::new(&sieve(packet)?)).ok()?;
     let port = view.port_of_mac(mac_of_link_local(from)?)?;
     let (range, gateway, subnet) = subnet_v6(view.network())?;
     let address = address_v6(port, range)?;
@@ -69,6 +69,60 @@ pub(crate) fn respond(view: &View, from: Ipv6Addr, packet: &[u8]) -> Option<Vec<
     let mut bytes = Vec::new();
     answer.encode(&mut Encoder::new(&mut bytes)).ok()?;
     Some(bytes)
+}
+
+/// The longest DUID (RFC 8415, section 11.1).
+const LONGEST_ID: usize = 130;
+
+/// The packet with only those options that matter here, each of its proper length. What a guest may send is thus smaller
+/// than what the decoder knows, which subtracts a fixed part's length from some options' without looking first (seen:
+/// status codes and vendor options that are too short), and follows options within options.
+fn sieve(packet: &[u8]) -> Option<Vec<u8>> {
+    /// An association's id and times; an address's own 16 bytes and times.
+    const ASSOCIATION: usize = 12;
+    const ADDRESS: usize = 24;
+    let (head, options) = packet.split_at_checked(4)?;
+    let mut kept = head.to_vec();
+    for (code, value) in split(options)? {
+        match OptionCode::from(code) {
+            OptionCode::ClientId | OptionCode::ServerId if (1..=LONGEST_ID).contains(&value.len()) => {
+                put(&mut kept, code, value);
+            }
+            OptionCode::RapidCommit => put(&mut kept, code, &[]),
+            OptionCode::IANA => {
+                let (fixed, inside) = value.split_at_checked(ASSOCIATION)?;
+                let mut association = fixed.to_vec();
+                for (code, value) in split(inside)? {
+                    if OptionCode::from(code) == OptionCode::IAAddr {
+                        put(&mut association, code, value.get(..ADDRESS)?);
+                    }
+                }
+                put(&mut kept, OptionCode::IANA.into(), &association);
+            }
+            _ => {}
+        }
+    }
+    Some(kept)
+}
+
+/// Options, by their code; none where one reaches over the end.
+fn split(mut rest: &[u8]) -> Option<Vec<(u16, &[u8])>> {
+    let mut options = Vec::new();
+    while !rest.is_empty() {
+        let (code, tail) = rest.split_first_chunk()?;
+        let (length, tail) = tail.split_first_chunk()?;
+        let (value, tail) = tail.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        options.push((u16::from_be_bytes(*code), value));
+        rest = tail;
+    }
+    Some(options)
+}
+
+fn put(bytes: &mut Vec<u8>, code: u16, value: &[u8]) {
+    // No longer than it was in the packet.
+    let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
+    bytes.extend([code.to_be_bytes(), length.to_be_bytes()].concat());
+    bytes.extend(value);
 }
 
 /// `DhcpOptions` that takes an option it may be given.

@@ -20,6 +20,9 @@ mod explain;
 mod fixture;
 mod forwarding;
 mod host;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod hostile_tests;
 mod keeper;
 mod layout;
 mod links;

@@ -7,6 +7,7 @@
 mod dhcp;
 mod dns;
 mod http;
+mod seats;
 
 use std::{
     collections::HashMap,

@@ -18,12 +18,17 @@ use tokio::{
 use super::{
     super::dns::{LARGEST, Verdict, belongs, refusal, resolvers, respond},
     Shop, http,
+    seats::Seats,
 };
 
 /// Questions to the host's resolvers under way at a time, for one network; those beyond are refused at once.
 const UNDER_WAY: usize = 256;
 /// Connections of guests at a time.
 const CONNECTIONS: usize = 64;
+/// Those of one guest; further ones are hung up on.
+const SHARE: usize = 8;
+/// How long a connection may live, however much is asked on it.
+const LONGEST: Duration = Duration::from_secs(120);
 /// How long one resolver may take; a guest's own patience is 5 s.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a connection may stay silent.
@@ -68,13 +73,15 @@ async fn datagrams(shop: Shop, address: SocketAddr, room: Arc<Semaphore>) {
 async fn connections(shop: Shop, address: SocketAddr, room: Arc<Semaphore>) {
     let listener: TcpListener = shop.open("DNS over TCP", move || http::listen(address)).await;
     let seats = Arc::new(Semaphore::new(CONNECTIONS));
+    let shares = Seats::new(SHARE);
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, peer)) = listener.accept().await else { continue };
+        let Some(own) = shares.take(peer.ip()) else { continue };
         let (shop, room) = (shop.clone(), Arc::clone(&room));
         tokio::spawn(async move {
-            let _ = converse(&shop, stream, &room).await;
-            drop(seat);
+            let _ = timeout(LONGEST, converse(&shop, stream, &room)).await;
+            drop((seat, own));
         });
     }
 }

@@ -13,7 +13,8 @@ use http_body_util::Full;
 use hyper::{HeaderMap, Method, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::Semaphore,
 };
 
@@ -23,32 +24,37 @@ use super::{
         metadata::{Answer, Caller, Request, respond},
     },
     Shop,
+    seats::Seats,
 };
 
 /// Connections of one network at a time; those beyond wait in the listener's queue.
 const CONNECTIONS: usize = 256;
+/// Those of one caller; further ones are hung up on.
+const SHARE: usize = 16;
 /// How long a connection may live: metadata is small, and a guest must not collect connections.
 const LONGEST: Duration = Duration::from_secs(30);
 
 pub(super) async fn serve(shop: Shop, with_v6: bool) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let v4 = accept(shop.clone(), IpAddr::V4(METADATA_V4), Arc::clone(&room));
+    let seats = Seats::new(SHARE);
+    let v4 = accept(shop.clone(), IpAddr::V4(METADATA_V4), Arc::clone(&room), seats.clone());
     if with_v6 {
-        tokio::join!(v4, accept(shop, IpAddr::V6(METADATA_V6), room));
+        tokio::join!(v4, accept(shop, IpAddr::V6(METADATA_V6), room, seats));
     } else {
         v4.await;
     }
 }
 
-async fn accept(shop: Shop, address: IpAddr, room: Arc<Semaphore>) {
+async fn accept(shop: Shop, address: IpAddr, room: Arc<Semaphore>, seats: Seats) {
     let listener = shop.open("metadata", move || listen(SocketAddr::new(address, 80))).await;
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let Ok((stream, peer)) = listener.accept().await else { continue };
+        let Some(seat) = seats.take(peer.ip()) else { continue };
         let shop = shop.clone();
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(LONGEST, Box::pin(converse(shop, stream, peer.ip()))).await;
-            drop(permit);
+            Box::pin(converse(shop, stream, peer.ip())).await;
+            drop((permit, seat));
         });
     }
 }
@@ -59,7 +65,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-async fn converse(shop: Shop, stream: TcpStream, peer: IpAddr) {
+async fn converse(shop: Shop, stream: impl AsyncRead + AsyncWrite + Unpin, peer: IpAddr) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let answer = answer(&shop, peer, request.method(), request.uri().path(), request.headers());
         async move { Ok::<_, Infallible>(written(answer)) }
@@ -70,7 +76,7 @@ async fn converse(shop: Shop, stream: TcpStream, peer: IpAddr) {
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service);
     // What a guest breaks off is the guest's affair.
-    let _ = served.await;
+    let _ = tokio::time::timeout(LONGEST, served).await;
 }
 
 fn answer(shop: &Shop, peer: IpAddr, method: &Method, path: &str, headers: &HeaderMap) -> Answer {
@@ -99,3 +105,7 @@ fn written(answer: Answer) -> Response<Full<Bytes>> {
     headers.insert(hyper::header::SERVER, hyper::header::HeaderValue::from_static("hull"));
     response
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod hostile_tests;
