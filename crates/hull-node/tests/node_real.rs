@@ -183,16 +183,20 @@ impl World {
     }
 
     async fn console_shows(&mut self, vm: &DesiredVm, text: &str) {
+        self.console_shows_times(vm, text, 1).await;
+    }
+
+    async fn console_shows_times(&mut self, vm: &DesiredVm, text: &str, times: usize) {
         let end = Instant::now() + DEADLINE;
         loop {
             let log = self.call(NodeCall::ConsoleLog { vm: vm.vm.id, tail: 1 << 20 }).await.unwrap();
             let NodeReply::Bytes { base64 } = log else { panic!("no log") };
             use base64::Engine;
             let log = base64::engine::general_purpose::STANDARD.decode(base64).unwrap();
-            if String::from_utf8_lossy(&log).contains(text) {
+            if String::from_utf8_lossy(&log).matches(text).count() >= times {
                 return;
             }
-            assert!(Instant::now() < end, "never saw {text:?}: {}", String::from_utf8_lossy(&log));
+            assert!(Instant::now() < end, "never saw {text:?} {times} times: {}", String::from_utf8_lossy(&log));
             sleep(Duration::from_millis(200)).await;
         }
     }
@@ -410,5 +414,54 @@ async fn after_a_reboot_of_the_host_vms_come_back_as_they_were() {
         world.until_phase(vm, VmPhase::Gone).await;
     }
     assert!(again.iter().all(|pid| !alive(*pid)));
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_nic_comes_and_goes_while_the_vm_runs_and_is_there_after_a_stop() {
+    let mut world = World::new();
+    let (first, mut second) = (network_kit::network(11), network_kit::network(12));
+    let mut vm = desired(&first, &world.image);
+    second.ports[0].vm = Some(vm.vm.id);
+    let (port, address) = (second.ports[0].clone(), "HULL-GUEST-DHCP eth1 ip=10.90.12.10/");
+    let with_second = |vm: &mut DesiredVm, second: &DesiredNetwork| {
+        vm.nics.push(DesiredNic { port: port.id, network: second.id, mac: port.mac });
+        vm.revision += 1;
+    };
+    let as_wished = |status: &VmStatus| status.phase == VmPhase::Running && status.reason.is_none();
+
+    let node = world.node().await;
+    world.tell(&[&vm], &[&first]).await;
+    let pid = world.until_phase(&vm, VmPhase::Running).await.vmm.unwrap().pid;
+    let _first = EndAtLast(pid);
+    world.console_shows(&vm, READY).await;
+
+    with_second(&mut vm, &second);
+    world.tell(&[&vm], &[&first, &second]).await;
+    world.until(&vm, "attached", as_wished).await;
+    world.console_shows_times(&vm, address, 1).await;
+
+    vm.nics.pop();
+    vm.revision += 1;
+    world.tell(&[&vm], &[&first, &second]).await;
+    world.until(&vm, "detached", as_wished).await;
+
+    with_second(&mut vm, &second);
+    world.tell(&[&vm], &[&first, &second]).await;
+    world.until(&vm, "attached again", as_wished).await;
+    world.console_shows_times(&vm, address, 2).await;
+
+    for (target, seq) in [(PowerTarget::Stopped, 2), (PowerTarget::Running, 3)] {
+        (vm.vm.power.target, vm.vm.power.seq) = (target, seq);
+        vm.revision += 1;
+        world.tell(&[&vm], &[&first, &second]).await;
+        let phase = if seq == 2 { VmPhase::Stopped } else { VmPhase::Running };
+        let status = world.until_phase(&vm, phase).await;
+        if let Some(vmm) = status.vmm {
+            let _second = EndAtLast(vmm.pid);
+            assert_ne!(vmm.pid, pid);
+            world.console_shows_times(&vm, address, 3).await;
+        }
+    }
     node.shutdown().await;
 }

@@ -70,7 +70,8 @@ impl Cloud {
             // The NICs of a machine are its VM's ports, or it is said why not.
             let taps: Option<BTreeSet<_>> = machine.map(|machine| machine.nics().iter().map(|nic| nic.port).collect());
             let ports: BTreeSet<_> = view.vm.ports.iter().copied().collect();
-            if taps.as_ref().is_some_and(|taps| *taps != ports) && view.vm.deleted_at.is_none() && view.reason.is_none() {
+            if taps.as_ref().is_some_and(|taps| *taps != ports) && view.vm.deleted_at.is_none() && view.reason.is_none()
+            {
                 self.truth.broken.push(format!("{} rests with the NICs {taps:?}: {view:#?}", view.vm.id));
             }
         }

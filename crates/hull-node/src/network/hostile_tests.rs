@@ -276,7 +276,8 @@ fn dns_counts_that_lie_are_refused_before_room_is_made_for_them() {
 
 #[test]
 fn solicitations_are_told_from_noise() {
-    let (corpus, mut bender) = ([vec![ra::SOLICITATION, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 1]], Bender::new(133));
+    let (corpus, mut bender) =
+        ([vec![ra::SOLICITATION, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 1]], Bender::new(133));
     for _ in 0..rounds(30_000) {
         let message = bender.bend(&corpus, PACKET);
         assert_eq!(ra::is_solicitation(&message), message.len() >= 8 && message[..2] == [ra::SOLICITATION, 0]);

@@ -27,7 +27,8 @@ use tokio::{io::AsyncWriteExt, sync::watch, time::Instant};
 use crate::{
     host::{Clock, Host, HostFacts},
     hypervisor::{
-        ByteStream, DiskSpec, Hypervisor, HypervisorFacts, NicSpec, Plugged, PluggedNic, Resized, RunState, Vmm, VmmSpec,
+        ByteStream, DiskSpec, Hypervisor, HypervisorFacts, NicSpec, Plugged, PluggedNic, Resized, RunState, Vmm,
+        VmmSpec,
     },
     network::{GuestMetadata, Networks},
     node::Drivers,

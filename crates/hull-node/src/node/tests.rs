@@ -415,7 +415,11 @@ async fn nics_come_and_go_whatever_step_fails_repeats_or_is_cut_short() {
             assert_eq!(host.with(|state| state.started), 1, "{wrong:?} {to:?}: the machine ran on");
             let made = process.changes.lock().unwrap().made.clone();
             let once: BTreeSet<_> = made.iter().collect();
-            assert_eq!(made.len() - once.len(), usize::from(wrong == Some(Wrong::Before)), "{wrong:?} {to:?}: {made:?}");
+            assert_eq!(
+                made.len() - once.len(),
+                usize::from(wrong == Some(Wrong::Before)),
+                "{wrong:?} {to:?}: {made:?}"
+            );
             node.shutdown().await;
         }
     }

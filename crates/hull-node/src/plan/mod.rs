@@ -46,11 +46,11 @@ use crate::hypervisor::{PluggedNic, Resized, RunState};
 
 mod absent;
 mod alive;
-pub mod record;
-pub mod stamp;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod nic_tests;
+pub mod record;
+pub mod stamp;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

@@ -344,8 +344,9 @@ impl Record {
 
     fn nic_changed(&mut self, nic: PluggedNic, comes: bool, outcome: StepOutcome) {
         let Some(started) = &mut self.started else { return };
-        // One that goes may make room for those that wait to come.
-        started.nics_waiting.retain(|waiting| waiting.nic.port != nic.port && (comes || !waiting.comes));
+        // One that went may have made room for those that wait to come.
+        let room = !comes && outcome == StepOutcome::Done;
+        started.nics_waiting.retain(|waiting| waiting.nic.port != nic.port && !(room && waiting.comes));
         if let StepOutcome::AtNextStart(why) = outcome {
             started.nics_waiting.push(NicWaiting { nic, comes, why });
         }

@@ -158,7 +158,12 @@ impl World {
             None => Process::None,
             Some((state, since)) => Process::Seen { state: state.clone(), since: *since },
         };
-        Observed { process, boot_id: self.boot_id.clone(), disk_free: Some(self.disk_free), nics: Some(self.nics.clone()) }
+        Observed {
+            process,
+            boot_id: self.boot_id.clone(),
+            disk_free: Some(self.disk_free),
+            nics: Some(self.nics.clone()),
+        }
     }
 
     pub(super) fn plan(&self) -> Plan {

@@ -90,7 +90,8 @@ impl Doors {
             let has_root = disks.is_some_and(|disks| !disks.roots.is_empty());
             let missing = spec.disks.iter().any(|disk| disk.id == "root") && !has_root;
             let runs = disks.map_or(0, |disks| disks.runs);
-            let moved_on = spec.restore.as_ref().is_some_and(|file| inner.saved.get(file).map(|saved| saved.runs) != Some(runs));
+            let moved_on =
+                spec.restore.as_ref().is_some_and(|file| inner.saved.get(file).map(|saved| saved.runs) != Some(runs));
             (fails, second, missing, moved_on)
         };
         if second {
