@@ -109,6 +109,8 @@ impl World {
             zone: "z1".into(),
             hull_version: "test".into(),
             memory_reserved: Bytes::ZERO,
+            underlay: None,
+            providers: Vec::new(),
         };
         let node = Node::start(config, drivers, self.connector.clone()).await.unwrap();
         self.statuses.clear();

@@ -157,6 +157,8 @@ impl Cloud {
             zone: "sim".to_owned(),
             hull_version: "sim".to_owned(),
             memory_reserved: Bytes::gib(1),
+            underlay: None,
+            providers: Vec::new(),
         };
         let shared = Arc::new(doors.clone());
         let drivers = Drivers {

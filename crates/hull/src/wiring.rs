@@ -10,9 +10,10 @@
 //! second appears once it is ready. Stopping ends tasks and connections; guests are not touched.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{Read, Seek, SeekFrom, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -45,6 +46,17 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config;
 
+/// What a node is told of the networks of its host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HostNetworks {
+    /// What names of its networks begin with.
+    pub(crate) prefix: String,
+    /// The address at which other nodes reach its networks.
+    pub(crate) underlay: Option<IpAddr>,
+    /// The provider networks it is plugged into, with the bridge for each.
+    pub(crate) providers: BTreeMap<String, String>,
+}
+
 /// What a process is made of.
 #[derive(Clone, Debug)]
 pub(crate) enum Parts {
@@ -52,8 +64,8 @@ pub(crate) enum Parts {
     All {
         /// Where the API listens.
         listen: SocketAddr,
-        /// What the node's networks are called on the host.
-        prefix: String,
+        /// What the node is told of its host.
+        host: HostNetworks,
     },
     /// The server.
     Server {
@@ -64,8 +76,8 @@ pub(crate) enum Parts {
     },
     /// A node that has joined a server.
     Node {
-        /// What its networks are called on the host.
-        prefix: String,
+        /// What it is told of its host.
+        host: HostNetworks,
         /// The most that cached images may take.
         image_cache: Option<Bytes>,
     },
@@ -118,9 +130,9 @@ impl Running {
     async fn start(data: &Path, parts: &Parts) -> Result<Self> {
         let mut running = Self::default();
         let started = match parts {
-            Parts::All { listen, prefix } => running.all(data, *listen, prefix).await,
+            Parts::All { listen, host } => running.all(data, *listen, host).await,
             Parts::Server { listen, names } => running.server(data, *listen, names.clone()).await.map(drop),
-            Parts::Node { prefix, image_cache } => running.remote_node(data, prefix, *image_cache).await,
+            Parts::Node { host, image_cache } => running.remote_node(data, host, *image_cache).await,
         };
         match started {
             Ok(()) => Ok(running),
@@ -131,7 +143,7 @@ impl Running {
         }
     }
 
-    async fn all(&mut self, data: &Path, listen: SocketAddr, prefix: &str) -> Result<()> {
+    async fn all(&mut self, data: &Path, listen: SocketAddr, host: &HostNetworks) -> Result<()> {
         let images = self.server(data, listen, Vec::new()).await?;
         let Some(server) = &self.server else { return Ok(()) };
         let app = Arc::clone(&server.app);
@@ -157,8 +169,8 @@ impl Running {
                 }
             }
         }));
-        let drivers = drivers(data, prefix, images)?;
-        self.node = Some(Node::start(node_config(id), drivers, Arc::new(connector)).await?);
+        let drivers = drivers(data, host, images)?;
+        self.node = Some(Node::start(node_config(id, host), drivers, Arc::new(connector)).await?);
         Ok(())
     }
 
@@ -171,7 +183,7 @@ impl Running {
         Ok(images)
     }
 
-    async fn remote_node(&mut self, data: &Path, prefix: &str, image_cache: Option<Bytes>) -> Result<()> {
+    async fn remote_node(&mut self, data: &Path, host: &HostNetworks, image_cache: Option<Bytes>) -> Result<()> {
         let identity = Identity::load(&node_dir(data)).await?.ok_or_else(|| {
             Error::conflict("this host has not joined a server; make a token there with `hull node join-token`, then `hull node join TOKEN` here")
         })?;
@@ -181,8 +193,8 @@ impl Running {
         let connector: Arc<dyn Connector> = remote;
         let images = ImageCache::new(node_dir(data).join("images"), Arc::clone(&connector)).with_limit(image_cache);
         let images = Arc::new(images);
-        let drivers = drivers(data, prefix, images)?;
-        self.node = Some(Node::start(node_config(identity.node), drivers, connector).await?);
+        let drivers = drivers(data, host, images)?;
+        self.node = Some(Node::start(node_config(identity.node, host), drivers, connector).await?);
         Ok(())
     }
 
@@ -207,10 +219,15 @@ pub(crate) fn node_dir(data: &Path) -> PathBuf {
 }
 
 /// The host's QEMU, networks and disks, with what the node keeps under this data directory.
-pub(crate) fn drivers(data: &Path, prefix: &str, images: Arc<dyn ImageSource>) -> Result<Drivers> {
+pub(crate) fn drivers(data: &Path, host: &HostNetworks, images: Arc<dyn ImageSource>) -> Result<Drivers> {
     let dir = node_dir(data);
     std::fs::create_dir_all(&dir).map_err(|e| Error::invalid(format!("{} cannot be made: {e}", dir.display())))?;
-    let networks = NetworksConfig { prefix: Prefix::new(prefix)?, ..NetworksConfig::new(dir.join("networks")) };
+    let networks = NetworksConfig {
+        prefix: Prefix::new(&host.prefix)?,
+        underlay: host.underlay,
+        providers: host.providers.clone(),
+        ..NetworksConfig::new(dir.join("networks"))
+    };
     Ok(Drivers {
         hypervisor: Arc::new(QemuHypervisor::new(QemuConfig::default())),
         networks: Arc::new(LinuxNetworks::new(networks)?),
@@ -222,12 +239,14 @@ pub(crate) fn drivers(data: &Path, prefix: &str, images: Arc<dyn ImageSource>) -
     })
 }
 
-pub(crate) fn node_config(id: NodeId) -> NodeConfig {
+pub(crate) fn node_config(id: NodeId, host: &HostNetworks) -> NodeConfig {
     NodeConfig {
         id,
         zone: "default".to_owned(),
         hull_version: env!("CARGO_PKG_VERSION").to_owned(),
         memory_reserved: Bytes::mib(512),
+        underlay: host.underlay,
+        providers: host.providers.keys().cloned().collect(),
     }
 }
 

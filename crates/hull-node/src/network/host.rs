@@ -22,13 +22,19 @@ use super::{
     forwarding,
     layout::{LinkAddresses, LinkRange, Prefix, UPLINK},
     links::{Links, Shape},
+    linux::NetworksConfig,
     netns::Netns,
-    nft, rules,
+    nft,
+    provider::Providers,
+    rules,
+    vxlan::Tunnels,
 };
 
 /// The host's namespace and what Hull numbers in it.
 pub(crate) struct Host {
     pub(crate) namespace: Netns,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) providers: Providers,
     prefix: Prefix,
     range: LinkRange,
     state: PathBuf,
@@ -37,8 +43,17 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(namespace: Netns, prefix: Prefix, range: LinkRange, state: PathBuf) -> Self {
-        Self { namespace, prefix, range, state, numbers: Mutex::default() }
+    pub(crate) fn new(namespace: Netns, config: &NetworksConfig) -> Self {
+        let NetworksConfig { state, prefix, links, underlay, providers, .. } = config.clone();
+        Self {
+            namespace,
+            tunnels: Tunnels::new(underlay, prefix.clone(), state.clone()),
+            providers: Providers::new(providers, prefix.clone()),
+            prefix,
+            range: links,
+            state,
+            numbers: Mutex::default(),
+        }
     }
 
     /// Makes the network's link to the host, both ends, with addresses and routes.
@@ -48,15 +63,7 @@ impl Host {
         let name = self.prefix.host_link(network.id);
         let addresses = self.addresses(network.id, &outer).await?;
         let mtu = u32::from(network.mtu);
-        if outer.get(&name).await?.is_none() || inner.get(UPLINK).await?.is_none() {
-            outer.delete(&name).await?;
-            inner.delete(UPLINK).await?;
-            outer.add_pair(&name, UPLINK, inside.as_raw_fd(), mtu).await?;
-        }
-        let missing =
-            || Error::unavailable(format!("the link {name} vanished while it was set up; trying again helps"));
-        let near = inner.get(UPLINK).await?.ok_or_else(missing)?;
-        let far = outer.get(&name).await?.ok_or_else(missing)?;
+        let (far, near) = outer.pair(&name, inner, UPLINK, inside, mtu).await?;
         for (namespace, link) in [(inside, UPLINK), (&self.namespace, name.as_str())] {
             namespace.sysctl(quiet_link(link)).await?;
         }

@@ -32,11 +32,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     host::{Host, quiet_link},
-    layout::{BRIDGE, LinkRange, METADATA_V4, METADATA_V6, Prefix, TAP_PREFIX, gateway_mac, link_local, tap_name},
-    links::{Link, Links, Shape},
+    layout::{
+        BRIDGE, LinkRange, METADATA_V4, METADATA_V6, Prefix, TAP_PREFIX, TUNNEL, gateway_mac, link_local, tap_name,
+    },
+    links::{Link, Links, MAIN, Route, Shape},
     metadata::TokenKey,
     netns::Netns,
-    nft, rules,
+    nft, router_rules, rules,
     serve::{Ground, Guests, Leases, Services, Stock},
     tap,
     view::View,
@@ -129,6 +131,7 @@ impl Keeper {
         let bridge = bridge(network, &namespace, &links).await?;
         shape_taps(network, &links, &bridge).await?;
         links.set_neighbours(&bridge, &neighbours(network)).await?;
+        self.reach_out(network, &namespace, &links, &bridge).await?;
         match network.uplink {
             Uplink::Nat => self.common.host.link_up(network, &namespace, &links).await?,
             Uplink::None | Uplink::Provider(_) => self.common.host.link_down(self.network).await?,
@@ -137,19 +140,21 @@ impl Keeper {
         Ok(())
     }
 
-    /// The network's namespace, under its name: found, named again, or made.
+    /// What is beyond the bridge: other nodes, a provider's segment.
+    async fn reach_out(&self, network: &DesiredNetwork, inside: &Netns, links: &Links, bridge: &Link) -> Result<()> {
+        let host = &self.common.host;
+        if network.vni.is_some() || matches!(network.uplink, Uplink::Provider(_)) {
+            let tables = vec!["bridge hull_wires".to_owned()];
+            nft::keep(inside, tables, router_rules::wire_rules(), self.wires_memory()).await?;
+        }
+        host.tunnels.keep(&host.namespace, network, inside, links, bridge).await?;
+        host.providers.keep(&host.namespace, network, inside, links, bridge).await
+    }
+
+    /// The network's namespace, under its name.
     async fn namespace(&mut self) -> Result<Netns> {
         let name = self.common.prefix.namespace(self.network);
-        let found = Netns::named(&name)?;
-        let namespace = match (found, self.namespace.take()) {
-            (Some(found), _) => found,
-            (None, Some(held)) => {
-                tracing::warn!(network = %self.network, "the namespace {name} had lost its name");
-                held.rename_back()?;
-                held
-            }
-            (None, None) => self.common.host.namespace.run(move || Netns::create(&name)).await??,
-        };
+        let namespace = Netns::keep(name, self.namespace.take(), &self.common.host.namespace).await?;
         self.namespace = Some(namespace.clone());
         Ok(namespace)
     }
@@ -178,14 +183,17 @@ impl Keeper {
         self.view = None;
         self.services = None;
         self.namespace = None;
-        self.common.host.link_down(self.network).await?;
-        Netns::delete(&self.common.prefix.namespace(self.network))?;
-        match std::fs::remove_file(self.rules_memory()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::unavailable(format!("{} cannot be removed: {error}", self.rules_memory().display())))
-            }
-            _ => Ok(()),
+        let host = &self.common.host;
+        host.link_down(self.network).await?;
+        host.providers.remove(&host.namespace, self.network).await?;
+        let name = self.common.prefix.namespace(self.network);
+        if let Some(namespace) = Netns::named(&name)? {
+            // The kernel ends a namespace some time after its name is gone; its VNI is free at once this way.
+            Links::open(&namespace).await?.delete(TUNNEL).await?;
         }
+        host.tunnels.remove(&host.namespace, self.network).await?;
+        Netns::delete(&name)?;
+        [self.rules_memory(), self.wires_memory()].iter().try_for_each(|path| forget(path))
     }
 
     async fn tap(&mut self, port: PortId) -> Result<OwnedFd> {
@@ -205,8 +213,22 @@ impl Keeper {
         Ok(tap)
     }
 
+    fn wires_memory(&self) -> PathBuf {
+        self.common.state.join(format!("{}.wires", self.network))
+    }
+
     fn rules_memory(&self) -> PathBuf {
         self.common.state.join(format!("{}.rules", self.network))
+    }
+}
+
+/// Removes a file that may be gone.
+pub(crate) fn forget(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::unavailable(format!("{} cannot be removed: {error}", path.display())))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -248,6 +270,7 @@ async fn bridge(network: &DesiredNetwork, namespace: &Netns, links: &Links) -> R
     namespace.sysctl(quiet_link(BRIDGE)).await?;
     links.shape(&bridge, Shape { mac: Some(mac), mtu, master: None }).await?;
     links.set_addresses(&bridge, &gateway_addresses(network)).await?;
+    links.set_routes(MAIN, &guest_ranges(network, &bridge)).await?;
     Ok(bridge)
 }
 
@@ -256,6 +279,7 @@ fn gateway_addresses(network: &DesiredNetwork) -> BTreeSet<IpNet> {
     let mut addresses: BTreeSet<IpNet> = network
         .subnets
         .iter()
+        .filter(|subnet| subnet.gateway_is_ours)
         .filter_map(|subnet| IpNet::new(subnet.gateway?, subnet.cidr.prefix_len()).ok())
         .collect();
     addresses.insert(IpNet::new_assert(METADATA_V4.into(), 32));
@@ -264,6 +288,12 @@ fn gateway_addresses(network: &DesiredNetwork) -> BTreeSet<IpNet> {
     }
     addresses.insert(IpNet::new_assert(link_local(gateway_mac(network.id)).into(), 64));
     addresses
+}
+
+/// Ranges whose gateway is not ours: guests there are reached (for metadata, DNS) without an address of their range.
+fn guest_ranges(network: &DesiredNetwork, bridge: &Link) -> BTreeSet<Route> {
+    let foreign = network.subnets.iter().filter(|subnet| !subnet.gateway_is_ours || subnet.gateway.is_none());
+    foreign.map(|subnet| Route { to: subnet.cidr.trunc(), via: None, link: bridge.index, source: None }).collect()
 }
 
 /// Where every port is: told, not learned.

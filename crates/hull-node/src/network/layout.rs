@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hull_types::{
     error::{Error, Result},
-    id::{NetworkId, PortId},
+    id::{NetworkId, PortId, RouterId},
     link::{DesiredNetwork, DesiredSubnet},
     network::Mac,
 };
@@ -17,6 +17,26 @@ pub(crate) const BRIDGE: &str = "br0";
 pub(crate) const UPLINK: &str = "up0";
 /// What every tap's name begins with; nothing else in the namespace does.
 pub(crate) const TAP_PREFIX: &str = "tap";
+/// The network's end of its tunnel to other nodes (VXLAN).
+pub(crate) const TUNNEL: &str = "vx0";
+/// The network's end of its cable to a provider's bridge.
+pub(crate) const CABLE: &str = "pv0";
+/// What the name of each link to a router begins with, in a network's namespace.
+pub(crate) const ROUTER_PREFIX: &str = "rt";
+/// What the name of each router's way out begins with, in the external network's namespace.
+pub(crate) const GATEWAY_PREFIX: &str = "gw";
+/// What the name of each link to a network begins with, in a router's namespace.
+pub(crate) const NETWORK_PREFIX: &str = "net";
+/// The router's end of its way out.
+pub(crate) const GATEWAY: &str = "gw0";
+/// The two ends of a link between a network and a router. Every such link has these: routes name the link as well, and
+/// guests see none of them.
+pub(crate) const ROUTER_LINK: LinkEnds = LinkEnds {
+    network4: Ipv4Addr::new(169, 254, 194, 0),
+    router4: Ipv4Addr::new(169, 254, 194, 1),
+    network6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x1),
+    router6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x2),
+};
 /// Where guests ask for metadata over IPv4 (the EC2 and OpenStack convention).
 pub(crate) const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// Where guests ask for metadata over IPv6 (the EC2 convention).
@@ -54,6 +74,22 @@ impl Prefix {
         (hex.len() == 32).then(|| hex.parse().ok()).flatten().filter(|id| self.namespace(*id) == namespace)
     }
 
+    /// The name of a router's namespace. The longer form cannot be taken for a network's.
+    pub(crate) fn router_namespace(&self, router: RouterId) -> String {
+        format!("{}-r-{}", self.0, router.0.simple())
+    }
+
+    /// The router whose namespace bears this name, if it is one of this Hull's.
+    pub(crate) fn router_of(&self, namespace: &str) -> Option<RouterId> {
+        let hex = namespace.strip_prefix(&self.0)?.strip_prefix("-r-")?;
+        (hex.len() == 32).then(|| hex.parse().ok()).flatten().filter(|id| self.router_namespace(*id) == namespace)
+    }
+
+    /// The host's end of a provider network's cable. Not a [`Prefix::host_link`]: the host does not route for it.
+    pub(crate) fn host_cable(&self, network: NetworkId) -> String {
+        format!("{}_{}", self.0, tail(&network.0, 9))
+    }
+
     /// The host's end of a network's link. The last digits of a version 7 UUID are its random ones.
     pub(crate) fn host_link(&self, network: NetworkId) -> String {
         format!("{}-{}", self.0, tail(&network.0, 9))
@@ -81,6 +117,29 @@ pub(crate) fn tap_name(port: PortId) -> String {
     format!("{TAP_PREFIX}{}", tail(&port.0, 12))
 }
 
+/// The name of a link to this router, in a network's namespace.
+pub(crate) fn router_link(router: RouterId) -> String {
+    format!("{ROUTER_PREFIX}{}", tail(&router.0, 12))
+}
+
+/// The name of this router's way out, in the external network's namespace.
+pub(crate) fn gateway_link(router: RouterId) -> String {
+    format!("{GATEWAY_PREFIX}{}", tail(&router.0, 12))
+}
+
+/// The name of a link to this network, in a router's namespace.
+pub(crate) fn network_link(network: NetworkId) -> String {
+    format!("{NETWORK_PREFIX}{}", tail(&network.0, 12))
+}
+
+/// The routing tables of a router in a network's namespace: for what guests send, and for what the router sends. Of a
+/// version 7 UUID's random part, so that two routers of one network do not meet (one in a thousand million).
+pub(crate) fn router_tables(router: RouterId) -> (u32, u32) {
+    let id = router.0.as_bytes();
+    let number = u32::from_be_bytes([id[12], id[13], id[14], id[15]]) & 0x3fff_fffe;
+    (0x4000_0000 | number, 0x4000_0000 | number | 1)
+}
+
 /// The MAC of a network's gateway: the same on every node, locally administered.
 pub(crate) fn gateway_mac(network: NetworkId) -> Mac {
     let id = network.0.as_bytes();
@@ -105,6 +164,27 @@ pub(crate) fn mac_of_link_local(address: Ipv6Addr) -> Option<Mac> {
     let o = address.octets();
     let mac = Mac([o[8] ^ 0x02, o[9], o[10], o[13], o[14], o[15]]);
     (link_local(mac) == address).then_some(mac)
+}
+
+/// The addresses of the two ends of a link between a network and a router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkEnds {
+    pub(crate) network4: Ipv4Addr,
+    pub(crate) router4: Ipv4Addr,
+    pub(crate) network6: Ipv6Addr,
+    pub(crate) router6: Ipv6Addr,
+}
+
+impl LinkEnds {
+    /// The network's end, in the family of this address.
+    pub(crate) fn network(&self, like: IpAddr) -> IpAddr {
+        if like.is_ipv4() { self.network4.into() } else { self.network6.into() }
+    }
+
+    /// The router's end, in the family of this address.
+    pub(crate) fn router(&self, like: IpAddr) -> IpAddr {
+        if like.is_ipv4() { self.router4.into() } else { self.router6.into() }
+    }
 }
 
 /// The two ends of a network's link to its host, one pair of addresses of each family.
@@ -198,6 +278,21 @@ mod tests {
         }
         assert!(hull.host_link(id).len() <= 15 && Prefix::new("abcde").unwrap().host_link(id).len() <= 15);
         assert!(tap_name(PortId(id.0)).len() <= 15);
+    }
+
+    #[test]
+    fn a_routers_namespace_is_no_networks() {
+        let router: RouterId = "0192f0c1-2345-7abc-8def-0123456789ab".parse().unwrap();
+        let hull = Prefix::default();
+        let name = hull.router_namespace(router);
+        assert_eq!((hull.router_of(&name), hull.network_of(&name)), (Some(router), None));
+        assert_eq!(hull.router_of(&hull.namespace(NetworkId(router.0))), None);
+        for name in [router_link(router), gateway_link(router), network_link(NetworkId(router.0))] {
+            assert!(name.len() <= 15, "{name}");
+        }
+        assert!(Prefix::new("abcde").unwrap().host_cable(NetworkId(router.0)).len() <= 15);
+        let (out, back) = router_tables(router);
+        assert!(out != back && out > 255 && back > 255);
     }
 
     #[test]

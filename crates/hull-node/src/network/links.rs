@@ -24,6 +24,12 @@ use rtnetlink::{
     },
 };
 
+mod overlay;
+mod tables;
+
+pub(crate) use overlay::{PORT as TUNNEL_PORT, Tunnel};
+pub(crate) use tables::{MAIN, Route, Rule};
+
 use super::netns::Netns;
 
 /// The kernel's errno of a refused request, without its sign.
@@ -107,6 +113,25 @@ impl Links {
         let near = LinkVeth::new(name, peer).mtu(mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(far)));
         let added = self.handle.link().add(near.build()).execute().await;
         unless_there(added).map(drop).map_err(failed(format!("cannot make the links {name} and {peer}")))
+    }
+
+    /// The two ends of a pair between two namespaces, made where one or both are missing. Nothing of them is set yet.
+    pub(crate) async fn pair(
+        &self,
+        name: &str,
+        far: &Links,
+        far_name: &str,
+        far_namespace: &Netns,
+        mtu: u32,
+    ) -> Result<(Link, Link)> {
+        if self.get(name).await?.is_none() || far.get(far_name).await?.is_none() {
+            self.delete(name).await?;
+            far.delete(far_name).await?;
+            self.add_pair(name, far_name, far_namespace.as_raw_fd(), mtu).await?;
+        }
+        let vanished =
+            || Error::unavailable(format!("the link {name} vanished while it was set up; trying again helps"));
+        Ok((self.get(name).await?.ok_or_else(vanished)?, far.get(far_name).await?.ok_or_else(vanished)?))
     }
 
     /// Gives a link its shape and brings it up.

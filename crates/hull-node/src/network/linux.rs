@@ -1,7 +1,7 @@
 //! [`Networks`] on a Linux host.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     path::PathBuf,
@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use hull_types::{
     error::{Error, Result},
-    id::{NetworkId, PortId, VmId},
-    link::DesiredNetwork,
+    id::{NetworkId, PortId, RouterId, VmId},
+    link::{DesiredNetwork, DesiredRouter},
     path::{PathQuery, PathReport},
 };
 use tokio::{
@@ -29,6 +29,7 @@ use super::{
     layout::{LinkRange, Prefix},
     metadata::TokenKey,
     netns::Netns,
+    router::{RouterKeeper, RouterRequest},
     serve::{Guests, Leases},
     walk,
 };
@@ -52,6 +53,10 @@ pub struct NetworksConfig {
     pub resolv_conf: PathBuf,
     /// How often each network is looked over and repaired.
     pub repair_every: Duration,
+    /// The address at which other nodes reach this one's networks; none where it is alone.
+    pub underlay: Option<IpAddr>,
+    /// The provider networks it is plugged into, with the bridge of the host for each.
+    pub providers: BTreeMap<String, String>,
 }
 
 impl NetworksConfig {
@@ -64,6 +69,8 @@ impl NetworksConfig {
             host_namespace: None,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             repair_every: Duration::from_secs(5),
+            underlay: None,
+            providers: BTreeMap::new(),
         }
     }
 }
@@ -72,6 +79,18 @@ struct Handle {
     requests: mpsc::Sender<Request>,
     leases: Leases,
     keeper: AbortHandle,
+}
+
+struct RouterHandle {
+    requests: mpsc::Sender<RouterRequest>,
+    keeper: AbortHandle,
+}
+
+impl Drop for RouterHandle {
+    /// As for a network's.
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
 }
 
 impl Drop for Handle {
@@ -88,12 +107,13 @@ impl Drop for Handle {
 pub struct LinuxNetworks {
     common: Arc<Common>,
     keepers: Mutex<HashMap<NetworkId, Handle>>,
+    routers: Mutex<HashMap<RouterId, RouterHandle>>,
 }
 
 impl LinuxNetworks {
     /// Opens the host. Needs root and, for filtering between VMs, the kernel's `br_netfilter`.
     pub fn new(config: NetworksConfig) -> Result<Self> {
-        let NetworksConfig { state, prefix, links, host_namespace, resolv_conf, repair_every } = config;
+        let NetworksConfig { state, prefix, links, host_namespace, resolv_conf, repair_every, .. } = config.clone();
         std::fs::create_dir_all(&state)
             .map_err(|error| Error::unavailable(format!("{} cannot be made: {error}", state.display())))?;
         require_bridge_filter()?;
@@ -101,7 +121,7 @@ impl LinuxNetworks {
             Some(path) => Netns::open_path(&path, "the host's")?,
             None => Netns::current()?,
         };
-        let host = Host::new(namespace, prefix.clone(), links, state.clone());
+        let host = Host::new(namespace, &config);
         let tokens = TokenKey::new(rand::random());
         let common = Common {
             host,
@@ -113,7 +133,27 @@ impl LinuxNetworks {
             guests: Guests::default(),
             tokens,
         };
-        Ok(Self { common: Arc::new(common), keepers: Mutex::default() })
+        Ok(Self { common: Arc::new(common), keepers: Mutex::default(), routers: Mutex::default() })
+    }
+
+    async fn ask_router(
+        &self,
+        router: RouterId,
+        request: impl FnOnce(oneshot::Sender<Result<()>>) -> RouterRequest,
+    ) -> Result<()> {
+        let gone = || Error::internal(format!("the keeper of router {router} ended"));
+        let requests = {
+            let mut routers = self.routers.lock().unwrap_or_else(PoisonError::into_inner);
+            let handle = routers.entry(router).or_insert_with(|| {
+                let (requests, inbox) = mpsc::channel(16);
+                let keeper = RouterKeeper::new(Arc::clone(&self.common), router);
+                RouterHandle { requests, keeper: tokio::spawn(keeper.run(inbox)).abort_handle() }
+            });
+            handle.requests.clone()
+        };
+        let (answer, result) = oneshot::channel();
+        requests.send(request(answer)).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
     }
 
     /// The network's keeper, started where there is none yet.
@@ -186,6 +226,21 @@ impl Networks for LinuxNetworks {
     async fn list(&self) -> Result<Vec<NetworkId>> {
         let mut found: Vec<NetworkId> =
             Netns::names().iter().filter_map(|name| self.common.prefix.network_of(name)).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    async fn apply_router(&self, router: &DesiredRouter) -> Result<()> {
+        self.ask_router(router.id, |answer| RouterRequest::Apply(Box::new(router.clone()), answer)).await
+    }
+
+    async fn remove_router(&self, router: RouterId) -> Result<()> {
+        self.ask_router(router, RouterRequest::Remove).await
+    }
+
+    async fn routers(&self) -> Result<Vec<RouterId>> {
+        let mut found: Vec<RouterId> =
+            Netns::names().iter().filter_map(|name| self.common.prefix.router_of(name)).collect();
         found.sort_unstable();
         Ok(found)
     }

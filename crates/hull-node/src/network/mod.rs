@@ -8,9 +8,18 @@
 //!                                          │      rules/: who may what      tap… ──► QEMU, as a descriptor
 //! ```
 //!
-//! [`LinuxNetworks`] is the real one: `keeper` brings a network about and repairs it, `links`, `nft`, `netns`, `tap` are
-//! its hands, `rules` and the responders (`dhcp4`, `dhcp6`, `ra`, `dns`, `metadata`) are pure, `serve` has their sockets.
+//! Between networks and between nodes:
+//!
+//! ```text
+//!   net 1 (hull-<id>)     router (hull-r-<id>)     net 2 (hull-<id>)             another node
+//!   tap… ── br0 ── rt… ════ net…      net… ════ rt… ── br0 ── vx0 ═══ VXLAN ═══ vx0 ── br0 ── tap…
+//!                                 gw0 ════ gw… ── br0 (external network) ── pv0 ════ the host's bridge ── outside
+//! ```
+//!
+//! [`LinuxNetworks`] is the real one: `keeper` brings a network about and repairs it, `router` a router, `vxlan` and
+//! `provider` what is beyond the bridge; `links`, `nft`, `netns`, `tap`, `announce` are their hands, `router_rules`, `rules` and the responders (`dhcp4`, `dhcp6`, `ra`, `dns`, `metadata`) are pure, `serve` has their sockets.
 
+mod announce;
 mod command;
 mod dhcp4;
 mod dhcp6;
@@ -30,11 +39,15 @@ mod linux;
 mod metadata;
 mod netns;
 mod nft;
+mod provider;
 mod ra;
+mod router;
+mod router_rules;
 mod rules;
 mod serve;
 mod tap;
 mod view;
+mod vxlan;
 mod walk;
 
 pub use layout::{LinkRange, Prefix};
@@ -46,8 +59,8 @@ use std::os::fd::OwnedFd;
 use async_trait::async_trait;
 use hull_types::{
     error::Result,
-    id::{NetworkId, PortId, VmId},
-    link::DesiredNetwork,
+    id::{NetworkId, PortId, RouterId, VmId},
+    link::{DesiredNetwork, DesiredRouter},
     path::{PathQuery, PathReport},
 };
 
@@ -88,6 +101,17 @@ pub trait Networks: Send + Sync + 'static {
 
     /// Networks of Hull's that are on the host, known or not.
     async fn list(&self) -> Result<Vec<NetworkId>>;
+
+    /// Makes the router be as said: namespace, links to its networks, routes, its way out, translation. Its networks must
+    /// have been applied; what could be done without those that were not is done. Idempotent, and repairs like
+    /// [`Networks::apply`].
+    async fn apply_router(&self, router: &DesiredRouter) -> Result<()>;
+
+    /// Removes a router and everything of it. Nothing happens where there is none.
+    async fn remove_router(&self, router: RouterId) -> Result<()>;
+
+    /// Routers of Hull's that are on the host, known or not.
+    async fn routers(&self) -> Result<Vec<RouterId>>;
 
     /// Opens the port's tap on the network's bridge (multi-queue off), making it where needed. The tap lives as long as
     /// a descriptor of it does.

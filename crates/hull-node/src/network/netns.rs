@@ -75,6 +75,19 @@ impl Netns {
         })
     }
 
+    /// The namespace of this name: found, or named again while it is still held open, or made from the host's.
+    pub(crate) async fn keep(name: String, held: Option<Self>, host: &Self) -> Result<Self> {
+        match (Self::named(&name)?, held) {
+            (Some(found), _) => Ok(found),
+            (None, Some(held)) => {
+                tracing::warn!("the namespace {name} had lost its name");
+                held.rename_back()?;
+                Ok(held)
+            }
+            (None, None) => host.run(move || Self::create(&name)).await?,
+        }
+    }
+
     /// Takes a namespace's name away; the kernel ends it when nothing holds it any more.
     pub(crate) fn delete(name: &str) -> Result<()> {
         let path = path_of(name);

@@ -1,5 +1,7 @@
 //! What a node says of itself.
 
+use std::net::IpAddr;
+
 use hull_core::certificate::Stage;
 use hull_types::{
     Timestamp,
@@ -18,6 +20,8 @@ pub(crate) struct Known<'a> {
     pub(crate) node: NodeId,
     pub(crate) hull_version: &'a str,
     pub(crate) memory_reserved: Bytes,
+    pub(crate) underlay: Option<IpAddr>,
+    pub(crate) providers: &'a [String],
     pub(crate) host: &'a HostFacts,
     /// None until the hypervisor has said what it can do.
     pub(crate) hypervisor: Option<&'a Result<HypervisorFacts, Error>>,
@@ -41,8 +45,8 @@ pub(crate) fn status(known: &Known<'_>, before: Option<&NodeStatus>) -> NodeStat
         disk: known.host.disk,
         accel: able.map_or(Accel::Tcg, |facts| facts.accel),
         boot_id: known.host.boot_id.clone(),
-        underlay: None,
-        providers: Vec::new(),
+        underlay: known.underlay,
+        providers: known.providers.to_vec(),
     };
     let mut conditions = conditions(known);
     for condition in &mut conditions {
@@ -126,6 +130,8 @@ mod tests {
             node: NodeId(uuid::Uuid::nil()),
             hull_version: "0.1.0",
             memory_reserved: Bytes::ZERO,
+            underlay: None,
+            providers: &[],
             host,
             hypervisor,
             disk_free,

@@ -14,9 +14,9 @@ use hull_types::{
     digest::Digest,
     error::{Error, Result},
     flavor::Resources,
-    id::{NetworkId, PortId, VmId},
+    id::{NetworkId, PortId, RouterId, VmId},
     image::ImageContent,
-    link::{DesiredNetwork, ExecResult},
+    link::{DesiredNetwork, DesiredRouter, ExecResult},
     network::Mac,
     path::{PathQuery, PathReport},
     units::Bytes,
@@ -44,9 +44,11 @@ pub(super) struct State {
     pub(super) started: u32,
     pub(super) disks: BTreeMap<VmId, BTreeSet<u64>>,
     pub(super) networks: BTreeSet<NetworkId>,
+    pub(super) routers: BTreeSet<RouterId>,
     pub(super) metadata: BTreeMap<VmId, GuestMetadata>,
     pub(super) records: BTreeMap<VmId, Record>,
     pub(super) told_networks: Vec<DesiredNetwork>,
+    pub(super) told_routers: Vec<DesiredRouter>,
     pub(super) boot: u32,
     /// How far the wall's clock was set, in seconds.
     pub(super) wall: i64,
@@ -95,6 +97,7 @@ impl FakeHost {
             state.boot += 1;
             state.processes.clear();
             state.networks.clear();
+            state.routers.clear();
             state.metadata.clear();
         });
     }
@@ -331,6 +334,22 @@ impl Networks for FakeHost {
     async fn list(&self) -> Result<Vec<NetworkId>> {
         Ok(self.with(|state| state.networks.iter().copied().collect()))
     }
+    async fn apply_router(&self, router: &DesiredRouter) -> Result<()> {
+        self.with(|state| {
+            if router.subnets.iter().any(|subnet| !state.networks.contains(&subnet.network)) {
+                return Err(Error::unavailable("a router before its network"));
+            }
+            state.routers.insert(router.id);
+            Ok(())
+        })
+    }
+    async fn remove_router(&self, router: RouterId) -> Result<()> {
+        self.with(|state| state.routers.remove(&router));
+        Ok(())
+    }
+    async fn routers(&self) -> Result<Vec<RouterId>> {
+        Ok(self.with(|state| state.routers.iter().copied().collect()))
+    }
     async fn tap(&self, network: NetworkId, _: PortId) -> Result<OwnedFd> {
         assert!(self.with(|state| state.networks.contains(&network)), "a tap on no network");
         Ok(std::fs::File::open("/dev/null").unwrap().into())
@@ -429,6 +448,13 @@ impl Records for FakeHost {
     }
     async fn save_networks(&self, networks: &[DesiredNetwork]) -> Result<()> {
         self.with(|state| state.told_networks = networks.to_vec());
+        Ok(())
+    }
+    async fn load_routers(&self) -> Result<Vec<DesiredRouter>> {
+        Ok(self.with(|state| state.told_routers.clone()))
+    }
+    async fn save_routers(&self, routers: &[DesiredRouter]) -> Result<()> {
+        self.with(|state| state.told_routers = routers.to_vec());
         Ok(())
     }
 }

@@ -97,6 +97,10 @@ async fn drive(
     for network in drivers.records.load_networks().await? {
         keeper.want(network, &mut tasks);
     }
+    let routers = Keeper::of_routers(drivers.networks.clone(), keeper.clone());
+    for router in drivers.records.load_routers().await? {
+        routers.want(router, &mut tasks);
+    }
     let shared = Arc::new(Shared {
         node: config.id,
         zone: config.zone.clone(),

@@ -13,6 +13,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     future::Future,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -21,8 +22,8 @@ use std::{
 use hull_types::{
     digest::Digest,
     error::{Error, Result},
-    id::{NetworkId, NodeId, VmId},
-    link::{Desired, DesiredVm, FromNode, NodeCall, PROTOCOL, ToNode},
+    id::{NetworkId, NodeId, RouterId, VmId},
+    link::{Desired, DesiredRouter, DesiredVm, FromNode, NodeCall, PROTOCOL, ToNode},
     node::NodeStatus,
     units::Bytes,
     vm::VmStatus,
@@ -79,6 +80,10 @@ pub struct NodeConfig {
     pub hull_version: String,
     /// Memory kept off for the host itself.
     pub memory_reserved: Bytes,
+    /// The address at which other nodes reach its networks; none where it is alone.
+    pub underlay: Option<IpAddr>,
+    /// The provider networks it is plugged into.
+    pub providers: Vec<String>,
 }
 
 /// What a node works with: its borders to the host.
@@ -135,6 +140,10 @@ impl Node {
             tracing::warn!(%error, "the networks last told cannot be read; waiting for the server's word");
             Vec::new()
         });
+        let routers = drivers.records.load_routers().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the routers last told cannot be read; waiting for the server's word");
+            Vec::new()
+        });
         let (reports, reported) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             node: config.id,
@@ -148,6 +157,10 @@ impl Node {
         for network in networks {
             shared.networks.want(network, &mut tasks);
         }
+        let kept = networks::Keeper::of_routers(shared.drivers.networks.clone(), shared.networks.clone());
+        for router in routers {
+            kept.want(router, &mut tasks);
+        }
         let (abilities, hypervisor) = watch::channel(None);
         tasks.spawn(ask_hypervisor(shared.drivers.hypervisor.clone(), abilities));
         let (linked, connected) = watch::channel(false);
@@ -156,6 +169,7 @@ impl Node {
         let mut runtime = Runtime {
             config,
             shared,
+            routers: kept,
             connector,
             host,
             hypervisor,
@@ -228,6 +242,7 @@ enum LinkEvent {
 struct Runtime {
     config: NodeConfig,
     shared: Arc<Shared>,
+    routers: networks::Keeper<DesiredRouter>,
     connector: Arc<dyn Connector>,
     host: HostFacts,
     hypervisor: watch::Receiver<Option<Result<HypervisorFacts>>>,
@@ -369,12 +384,18 @@ impl Runtime {
 
     /// Takes what the server says.
     async fn desired(&mut self, desired: Desired) {
-        let networks_before = self.shared.networks.desired();
+        let (networks_before, routers_before) = (self.shared.networks.desired(), self.routers.desired());
         for network in &desired.networks {
             self.leaving.remove(&network.id);
             self.shared.networks.want(network.clone(), &mut self.tasks);
         }
         self.leaving.extend(&desired.networks_removed);
+        for router in &desired.routers {
+            self.routers.want(router.clone(), &mut self.tasks);
+        }
+        for router in &desired.routers_removed {
+            self.routers.remove(*router, &mut self.tasks);
+        }
         if desired.full {
             self.drop_unknown(&desired).await;
         }
@@ -390,6 +411,12 @@ impl Runtime {
             && let Err(error) = self.shared.drivers.records.save_networks(&networks).await
         {
             tracing::error!(%error, "the networks told cannot be recorded; a restart without a server would miss them");
+        }
+        let routers = self.routers.desired();
+        if routers != routers_before
+            && let Err(error) = self.shared.drivers.records.save_routers(&routers).await
+        {
+            tracing::error!(%error, "the routers told cannot be recorded; a restart without a server would miss them");
         }
     }
 
@@ -410,6 +437,15 @@ impl Runtime {
         match self.shared.drivers.networks.list().await {
             Ok(listed) => self.leaving.extend(listed.iter().filter(|id| !networks.contains(id))),
             Err(error) => tracing::warn!(%error, "networks cannot be listed; leftovers stay until the next full word"),
+        }
+        let routers: BTreeSet<RouterId> = desired.routers.iter().map(|router| router.id).collect();
+        let mut strays = self.routers.known();
+        match self.shared.drivers.networks.routers().await {
+            Ok(listed) => strays.extend(listed),
+            Err(error) => tracing::warn!(%error, "routers cannot be listed; leftovers stay until the next full word"),
+        }
+        for router in strays.difference(&routers) {
+            self.routers.remove(*router, &mut self.tasks);
         }
     }
 
@@ -493,6 +529,8 @@ impl Runtime {
             node: self.config.id,
             hull_version: &self.config.hull_version,
             memory_reserved: self.config.memory_reserved,
+            underlay: self.config.underlay,
+            providers: &self.config.providers,
             host: &self.host,
             hypervisor: hypervisor.as_ref(),
             disk_free,

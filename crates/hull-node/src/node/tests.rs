@@ -2,7 +2,7 @@
 
 use hull_types::{
     id::{PortId, StreamId},
-    link::{DesiredNetwork, DesiredNic, NodeReply, StreamTarget},
+    link::{DesiredNetwork, DesiredNic, DesiredRouterSubnet, NodeReply, StreamTarget},
     network::{Mac, Uplink},
     reason::ReasonCode,
     vm::{ExitCause, PowerTarget, VmPhase},
@@ -86,6 +86,8 @@ fn config() -> NodeConfig {
         zone: "z1".into(),
         hull_version: "0.1.0".into(),
         memory_reserved: Bytes::ZERO,
+        underlay: None,
+        providers: Vec::new(),
     }
 }
 
@@ -316,6 +318,52 @@ async fn a_network_that_cannot_be_made_is_said_and_waited_for() {
     host.with(|state| state.networks_fail = false);
     server.until_phase(&vm, VmPhase::Running).await;
     node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn routers_come_after_their_networks_are_remembered_and_go_when_nobody_names_them() {
+    let (host, mut server, vm) = (FakeHost::new(), Server::new(), desired());
+    let node = start(&host, &server).await;
+    server.accept().await;
+    let router = DesiredRouter {
+        id: RouterId(Uuid::from_u128(31)),
+        name: "r".into(),
+        subnets: vec![DesiredRouterSubnet {
+            network: network().id,
+            cidr: "10.1.0.0/24".parse().unwrap(),
+            gateway: "10.1.0.1".parse().unwrap(),
+        }],
+        routes: vec![],
+        gateway: None,
+    };
+    let has = |routers: &[RouterId]| {
+        let wanted: BTreeSet<RouterId> = routers.iter().copied().collect();
+        let host = host.clone();
+        async move {
+            let there = async {
+                while host.with(|state| state.routers != wanted) {
+                    sleep(Duration::from_millis(100)).await;
+                }
+            };
+            timeout(Duration::from_secs(60), there).await.expect("the routers never became these");
+        }
+    };
+    // The fake refuses a router whose network is not there yet.
+    host.with(|state| state.networks_fail = true);
+    server.tell(Desired { routers: vec![router.clone()], ..all(&[&vm]) }).await;
+    sleep(Duration::from_secs(30)).await;
+    host.with(|state| state.networks_fail = false);
+    has(&[router.id]).await;
+
+    node.shutdown().await;
+    host.reboot();
+    let node = start(&host, &server).await;
+    has(&[router.id]).await;
+    server.accept().await;
+    server.tell(all(&[&vm])).await;
+    has(&[]).await;
+    node.shutdown().await;
+    assert!(host.with(|state| state.told_routers.is_empty()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use hull_types::{
     error::{Error, ErrorKind, Result},
     id::VmId,
-    link::DesiredNetwork,
+    link::{DesiredNetwork, DesiredRouter},
 };
 
 use crate::{blocking, io_error, plan::record::Record, remove_tree};
@@ -42,9 +42,15 @@ pub trait Records: Send + Sync + 'static {
 
     /// Writes the networks told.
     async fn save_networks(&self, networks: &[DesiredNetwork]) -> Result<()>;
+
+    /// The routers last told.
+    async fn load_routers(&self) -> Result<Vec<DesiredRouter>>;
+
+    /// Writes the routers told.
+    async fn save_routers(&self, routers: &[DesiredRouter]) -> Result<()>;
 }
 
-/// Records as files: `<dir>/vms/<id>/vm.json`, `<dir>/networks.json`; and `<dir>/reserve`, space for them on a full disk.
+/// Records as files: `<dir>/vms/<id>/vm.json`, `<dir>/networks.json`, `<dir>/routers.json`; and `<dir>/reserve`, space for them on a full disk.
 #[derive(Clone, Debug)]
 pub struct FileRecords {
     dir: PathBuf,
@@ -120,7 +126,25 @@ impl Records for FileRecords {
     }
 
     async fn load_networks(&self) -> Result<Vec<DesiredNetwork>> {
-        let path = self.dir.join("networks.json");
+        self.load_told("networks.json").await
+    }
+
+    async fn save_networks(&self, networks: &[DesiredNetwork]) -> Result<()> {
+        self.save_told("networks.json", to_json(&networks)?).await
+    }
+
+    async fn load_routers(&self) -> Result<Vec<DesiredRouter>> {
+        self.load_told("routers.json").await
+    }
+
+    async fn save_routers(&self, routers: &[DesiredRouter]) -> Result<()> {
+        self.save_told("routers.json", to_json(&routers)?).await
+    }
+}
+
+impl FileRecords {
+    async fn load_told<T: serde::de::DeserializeOwned + Send + 'static>(&self, name: &str) -> Result<Vec<T>> {
+        let path = self.dir.join(name);
         blocking(move || match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|e| Error::internal(format!("{} is not readable: {e}", path.display()))),
@@ -130,12 +154,11 @@ impl Records for FileRecords {
         .await
     }
 
-    async fn save_networks(&self, networks: &[DesiredNetwork]) -> Result<()> {
+    async fn save_told(&self, name: &'static str, bytes: Vec<u8>) -> Result<()> {
         let dir = self.dir.clone();
-        let bytes = to_json(&networks)?;
         blocking(move || {
             make_private(&dir)?;
-            write_atomic(&dir, "networks.json", &bytes)
+            write_atomic(&dir, name, &bytes)
         })
         .await
     }

@@ -11,13 +11,17 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod frames;
+pub mod site;
 
 use std::{
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     process::{Command, Output},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -25,7 +29,7 @@ use std::{
 use hull_node::network::{GuestMetadata, LinuxNetworks, Networks, NetworksConfig, Prefix};
 use hull_testkit::{TestHost, TestNet};
 use hull_types::{
-    id::{NetworkId, PortId, SecurityGroupId, SecurityRuleId, VmId},
+    id::{NetworkId, PortId, RouterId, SecurityGroupId, SecurityRuleId, VmId},
     link::{DesiredGroup, DesiredNetwork, DesiredPort, DesiredSubnet, PortPlace},
     network::{Mac, Uplink},
     port::Bandwidth,
@@ -48,9 +52,10 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Bench {
     pub networks: LinuxNetworks,
     pub host: TestHost,
-    pub world: TestHost,
+    pub world: Arc<TestHost>,
     pub prefix: Prefix,
     pub state: TempDir,
+    config: NetworksConfig,
     namespaces: Namespaces,
 }
 
@@ -70,6 +75,11 @@ impl Bench {
     pub fn new() -> Self {
         let switch = TestNet::new().unwrap();
         let (host, world) = (switch.host("host").unwrap(), switch.host("world").unwrap());
+        Self::on(host, Arc::new(world), |_| ())
+    }
+
+    /// A host and a world that are on one switch.
+    pub fn on(host: TestHost, world: Arc<TestHost>, tell: impl FnOnce(&mut NetworksConfig)) -> Self {
         host.run(&format!("ip route add default via {}", world.address())).unwrap();
         host.run(&format!("ip -6 route add default via {}", world.address6())).unwrap();
         // Five characters, of this process and test alone: tests run side by side.
@@ -78,28 +88,30 @@ impl Bench {
             (0..4).map(|place| char::from_digit(number / 36u32.pow(place) % 36, 36).unwrap()).collect();
         let prefix = Prefix::new(&format!("t{digits}")).unwrap();
         let state = tempfile::tempdir().unwrap();
-        std::fs::write(Self::resolv_conf(&state), format!("nameserver {}\n", world.address())).unwrap();
-        let networks = Self::open(&host, &prefix, &state);
-        let namespaces = Namespaces(format!("{}-", prefix.as_str()));
-        Self { networks, host, world, prefix, state, namespaces }
-    }
-
-    fn resolv_conf(state: &TempDir) -> PathBuf {
-        state.path().join("resolv.conf")
-    }
-
-    fn open(host: &TestHost, prefix: &Prefix, state: &TempDir) -> LinuxNetworks {
         let mut config = NetworksConfig::new(state.path().join("networks"));
         config.prefix = prefix.clone();
         config.host_namespace = Some(host.namespace_path());
         config.repair_every = Duration::from_secs(1);
-        config.resolv_conf = Self::resolv_conf(state);
-        LinuxNetworks::new(config).unwrap()
+        config.resolv_conf = state.path().join("resolv.conf");
+        std::fs::write(&config.resolv_conf, format!("nameserver {}\n", world.address())).unwrap();
+        tell(&mut config);
+        let networks = LinuxNetworks::new(config.clone()).unwrap();
+        let namespaces = Namespaces(format!("{}-", prefix.as_str()));
+        Self { networks, host, world, prefix, state, config, namespaces }
     }
 
     /// What happens when Hull dies and starts again.
     pub fn restart(&mut self) {
-        self.networks = Self::open(&self.host, &self.prefix, &self.state);
+        self.networks = LinuxNetworks::new(self.config.clone()).unwrap();
+    }
+
+    pub fn router_namespace(&self, router: RouterId) -> String {
+        format!("{}r-{}", self.namespaces.0, router.0.simple())
+    }
+
+    /// Runs a shell line inside a router's own namespace.
+    pub fn inside_router(&self, router: RouterId, line: &str) -> String {
+        said(&in_namespace(&self.router_namespace(router), line))
     }
 
     pub fn namespace(&self, network: NetworkId) -> String {

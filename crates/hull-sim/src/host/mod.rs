@@ -28,7 +28,7 @@ use std::{
 use hull_node::hypervisor::{PluggedNic, RunState};
 use hull_types::{
     error::{Error, Result},
-    id::{NetworkId, VmId},
+    id::{NetworkId, RouterId, VmId},
     units::Bytes,
     vm::{Exit, ExitCause},
 };
@@ -76,9 +76,11 @@ struct Inner {
     disks: BTreeMap<VmId, DiskSet>,
     saved: BTreeMap<PathBuf, Saved>,
     networks: BTreeSet<NetworkId>,
+    routers: BTreeSet<RouterId>,
     metadata: BTreeSet<VmId>,
     records: BTreeMap<VmId, String>,
     told: Option<String>,
+    told_routers: Option<String>,
     faults: Faults,
     broken: Vec<String>,
     pids: u32,
@@ -135,6 +137,7 @@ impl Host {
             machine.exit(Exit { at: self.clock.now(), cause: ExitCause::HostReboot, detail });
         }
         inner.networks.clear();
+        inner.routers.clear();
         inner.metadata.clear();
     }
 
@@ -154,6 +157,7 @@ impl Host {
             ("metadata", vms(inner.metadata.iter().collect())),
             ("saved memory", inner.saved.keys().map(|path| path.display().to_string()).collect()),
             ("networks", inner.networks.iter().map(ToString::to_string).collect()),
+            ("routers", inner.routers.iter().map(ToString::to_string).collect()),
         ])
     }
 

@@ -9,8 +9,8 @@ use hull_node::{
 };
 use hull_types::{
     error::{Error, Result},
-    id::{NetworkId, PortId, VmId},
-    link::DesiredNetwork,
+    id::{NetworkId, PortId, RouterId, VmId},
+    link::{DesiredNetwork, DesiredRouter},
     path::{PathQuery, PathReport},
 };
 
@@ -45,6 +45,28 @@ impl Networks for Doors {
     async fn list(&self) -> Result<Vec<NetworkId>> {
         self.alive().await;
         Ok(self.host.lock().networks.iter().copied().collect())
+    }
+
+    async fn apply_router(&self, router: &DesiredRouter) -> Result<()> {
+        self.takes(Duration::from_secs(1)).await;
+        self.network_works()?;
+        let mut inner = self.host.lock();
+        if let Some(absent) = router.subnets.iter().find(|subnet| !inner.networks.contains(&subnet.network)) {
+            return Err(Error::unavailable(format!("network {} is not here, the router needs it", absent.network)));
+        }
+        inner.routers.insert(router.id);
+        Ok(())
+    }
+
+    async fn remove_router(&self, router: RouterId) -> Result<()> {
+        self.takes(Duration::from_secs(1)).await;
+        self.host.lock().routers.remove(&router);
+        Ok(())
+    }
+
+    async fn routers(&self) -> Result<Vec<RouterId>> {
+        self.alive().await;
+        Ok(self.host.lock().routers.iter().copied().collect())
     }
 
     async fn tap(&self, network: NetworkId, port: PortId) -> Result<OwnedFd> {

@@ -7,7 +7,7 @@ use hull_node::{plan::record::Record, vm::records::Records};
 use hull_types::{
     error::{Error, Result},
     id::VmId,
-    link::DesiredNetwork,
+    link::{DesiredNetwork, DesiredRouter},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -64,6 +64,17 @@ impl Records for Doors {
     async fn save_networks(&self, networks: &[DesiredNetwork]) -> Result<()> {
         self.alive().await;
         self.host.lock().told = Some(to_json(&networks)?);
+        Ok(())
+    }
+
+    async fn load_routers(&self) -> Result<Vec<DesiredRouter>> {
+        self.alive().await;
+        self.host.lock().told_routers.as_deref().map_or(Ok(Vec::new()), from_json)
+    }
+
+    async fn save_routers(&self, routers: &[DesiredRouter]) -> Result<()> {
+        self.alive().await;
+        self.host.lock().told_routers = Some(to_json(&routers)?);
         Ok(())
     }
 }

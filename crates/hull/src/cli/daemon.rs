@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -23,7 +23,7 @@ use rustix::{
 use crate::{
     config::DATA_DIR,
     output, telemetry,
-    wiring::{self, Parts},
+    wiring::{self, HostNetworks, Parts},
 };
 
 /// How long a start or a stop may take.
@@ -48,11 +48,28 @@ pub(crate) struct OnHost {
     /// What names of the node's networks on this host begin with; two Hulls on one host need two
     #[arg(long, default_value = "hull", env = "HULL_NETWORK_PREFIX")]
     network_prefix: String,
+    /// The address of this host at which other nodes reach its networks (VXLAN, UDP port 4789)
+    #[arg(long, value_name = "ADDRESS", env = "HULL_UNDERLAY")]
+    underlay: Option<IpAddr>,
+    /// A provider network and the bridge of this host that leads to it, `physnet1=br-ext` (repeatable)
+    #[arg(long = "provider", value_name = "NAME=BRIDGE", env = "HULL_PROVIDERS", value_delimiter = ',', value_parser = provider)]
+    providers: Vec<(String, String)>,
+}
+
+fn provider(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, bridge)) if !name.is_empty() && !bridge.is_empty() => Ok((name.to_owned(), bridge.to_owned())),
+        _ => Err("say the provider network's name and the bridge, as in physnet1=br-ext".to_owned()),
+    }
 }
 
 impl OnHost {
-    pub(crate) fn prefix(&self) -> String {
-        self.network_prefix.clone()
+    pub(crate) fn networks(&self) -> HostNetworks {
+        HostNetworks {
+            prefix: self.network_prefix.clone(),
+            underlay: self.underlay,
+            providers: self.providers.iter().cloned().collect(),
+        }
     }
 }
 
@@ -93,7 +110,7 @@ pub(crate) struct Down {}
 
 impl Up {
     pub(crate) fn run(self, data_dir: Option<PathBuf>) -> Result<u8> {
-        let parts = Parts::All { listen: self.listen, prefix: self.host.prefix() };
+        let parts = Parts::All { listen: self.listen, host: self.host.networks() };
         start(data_dir, &self.run, &parts)
     }
 }

@@ -122,7 +122,7 @@ impl Verb {
         match self {
             Self::Join { token, name } => local::join(&data(global), &token, name),
             Self::Run { host, image_cache, run } => {
-                daemon::start(global.data_dir.clone(), &run, &Parts::Node { prefix: host.prefix(), image_cache })
+                daemon::start(global.data_dir.clone(), &run, &Parts::Node { host: host.networks(), image_cache })
             }
             Self::Local(verb) => verb.run(&data(global), global.output),
             Self::List

@@ -19,9 +19,9 @@ use hull_types::{
 use serde::Serialize;
 
 use crate::{
-    cli::block_on,
+    cli::{block_on, daemon::OnHost},
     output::{self, Format, Show, word},
-    wiring,
+    wiring::{self, HostNetworks},
 };
 
 #[derive(Debug, Subcommand)]
@@ -44,9 +44,8 @@ pub(crate) struct One {
     /// Seconds to wait at most
     #[arg(long, default_value_t = 120)]
     timeout: u64,
-    /// What names of the node's networks on this host begin with
-    #[arg(long, default_value = "hull", env = "HULL_NETWORK_PREFIX")]
-    network_prefix: String,
+    #[command(flatten)]
+    host: OnHost,
 }
 
 #[derive(Serialize)]
@@ -87,7 +86,7 @@ impl Verb {
     pub(crate) fn run(self, data: &Path, format: Format) -> Result<u8> {
         match self {
             Self::List => block_on(async {
-                let vms = local::list(&drivers(data, "hull").await?.1).await?;
+                let vms = local::list(&drivers(data, &HostNetworks { prefix: "hull".to_owned(), ..HostNetworks::default() }).await?.1).await?;
                 let row = |vm: local::LocalVm| Row { id: vm.id, name: vm.name, power: vm.target, started: vm.started };
                 output::list(&vms.into_iter().map(row).collect::<Vec<_>>(), format);
                 Ok(0)
@@ -112,8 +111,9 @@ impl One {
     fn alone(self, data: &Path, what: What) -> Result<u8> {
         let _lock = wiring::Lock::take(data)?;
         block_on(async {
-            let (id, drivers) = drivers(data, &self.network_prefix).await?;
-            let (config, within) = (wiring::node_config(id), Duration::from_secs(self.timeout));
+            let host = self.host.networks();
+            let (id, drivers) = drivers(data, &host).await?;
+            let (config, within) = (wiring::node_config(id, &host), Duration::from_secs(self.timeout));
             let status = match what {
                 What::Start => Some(Box::pin(local::start(&config, &drivers, self.vm, within)).await?),
                 What::Stop => Some(Box::pin(local::stop(&config, &drivers, self.vm, within)).await?),
@@ -129,7 +129,7 @@ impl One {
 }
 
 /// The drivers, and the node's id; a node that shares a process with its server has it from the store, and none is needed here.
-async fn drivers(data: &Path, prefix: &str) -> Result<(NodeId, Drivers)> {
+async fn drivers(data: &Path, host: &HostNetworks) -> Result<(NodeId, Drivers)> {
     let dir = wiring::node_dir(data);
     let (id, images): (_, Arc<dyn ImageSource>) = match Identity::load(&dir).await? {
         Some(identity) => {
@@ -137,5 +137,5 @@ async fn drivers(data: &Path, prefix: &str) -> Result<(NodeId, Drivers)> {
         }
         None => (NodeId(uuid::Uuid::nil()), Arc::new(ImageStore::open(data.join("images"), Limits::default()).await?)),
     };
-    Ok((id, wiring::drivers(data, prefix, images)?))
+    Ok((id, wiring::drivers(data, host, images)?))
 }
