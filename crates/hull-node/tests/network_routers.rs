@@ -104,8 +104,10 @@ async fn networks_and_routers_span_hosts_and_nothing_is_flooded() {
     near.run(&format!("ping -c 1 -W 5 -M do -s 1372 {}", v4(&two, 1)));
     near.attempt(&format!("ping -c 1 -W 1 -M do -s 1373 {}", v4(&two, 1))).unwrap_err();
     // Everybody, nobody, and somebody whom nobody knows.
-    let _ = near.attempt("ping -c 2 -i 0.2 -W 1 -b 10.90.42.255; ping -c 1 -W 1 10.90.42.99; ping -c 1 -W 1 fd00:90:42::99");
-    let _ = near.attempt("ping -c 2 -i 0.2 -W 1 ff02::1%eth0; ip neigh replace 10.90.42.98 lladdr 52:54:00:99:99:99 dev eth0");
+    let _ = near
+        .attempt("ping -c 2 -i 0.2 -W 1 -b 10.90.42.255; ping -c 1 -W 1 10.90.42.99; ping -c 1 -W 1 fd00:90:42::99");
+    let _ = near
+        .attempt("ping -c 2 -i 0.2 -W 1 ff02::1%eth0; ip neigh replace 10.90.42.98 lladdr 52:54:00:99:99:99 dev eth0");
     let _ = near.attempt("ping -c 2 -i 0.2 -W 1 10.90.42.98");
     reaches(&far, v4(&one, 0), "after all that").await;
 
@@ -147,10 +149,8 @@ async fn guests_get_out_and_floating_ips_lead_in() {
     let plain = router(id, &[&one]);
     let floating = [("203.0.113.20", v4(&one, 0)), ("2001:db8:ff::20", v6(&one, 0))];
     let external = site.external.id;
-    site.tell(&[&one], &places, |host| {
-        with(&plain, gateway(external, host, if host == 0 { &floating } else { &[] }))
-    })
-    .await;
+    site.tell(&[&one], &places, |host| with(&plain, gateway(external, host, if host == 0 { &floating } else { &[] })))
+        .await;
     let (has, has_none) = (site.guest(0, &one, 0).await, site.guest(1, &one, 1).await);
 
     let mut watch = std::process::Command::new("ip");
@@ -307,9 +307,8 @@ async fn what_is_deleted_by_hand_comes_back_and_removal_leaves_nothing() {
     let name = site.hosts[0].router_namespace(id);
     assert!(std::process::Command::new("ip").args(["netns", "del", &name]).status().unwrap().success());
     works("the router's name taken away").await;
-    let named = || async {
-        if site.hosts[0].networks.routers().await.unwrap() == [id] { Ok(()) } else { Err("not listed") }
-    };
+    let named =
+        || async { if site.hosts[0].networks.routers().await.unwrap() == [id] { Ok(()) } else { Err("not listed") } };
     eventually("the router's name", SOON, named).await.unwrap();
 
     for bench in &site.hosts {

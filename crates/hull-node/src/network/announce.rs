@@ -108,10 +108,8 @@ fn advertisement(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
 fn checksum(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> u16 {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     let pseudo = [&from.octets()[..], &to.octets(), &length.to_be_bytes(), &[0, 0, 0, 58], message].concat();
-    let mut sum: u32 = pseudo
-        .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
-        .sum();
+    let mut sum: u32 =
+        pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -130,8 +128,7 @@ mod tests {
         let frame = gratuitous_arp(MAC, Ipv4Addr::new(203, 0, 113, 5));
         assert_eq!(
             hex::encode(frame),
-            "ffffffffffff525400010203080600010800060400015254000102" .to_owned()
-                + "03cb007105000000000000cb007105"
+            "ffffffffffff525400010203080600010800060400015254000102".to_owned() + "03cb007105000000000000cb007105"
         );
     }
 

@@ -173,7 +173,9 @@ impl RouterKeeper {
         let (out, back) = router_tables(router.id);
         let mut routes: BTreeSet<Route> = subnets
             .iter()
-            .flat_map(|subnet| [on(subnet.cidr, bridge.index), by(everything(subnet.gateway), ends.router(subnet.gateway), far.index)])
+            .flat_map(|subnet| {
+                [on(subnet.cidr, bridge.index), by(everything(subnet.gateway), ends.router(subnet.gateway), far.index)]
+            })
             .collect();
         // The host reaches in by the network's own link, and gets its answers there.
         if let Some(uplink) = inner.get(UPLINK).await? {
@@ -197,8 +199,7 @@ impl RouterKeeper {
     /// The link to the external network, with this node's addresses and the floating IPs of its VMs.
     async fn lead_out(&mut self, gateway: &DesiredGateway, ground: &Ground) -> Result<Link> {
         let (inside, inner, bridge) = self.network(gateway.network).await?;
-        let (near, far) =
-            ground.links.pair(GATEWAY, &inner, &gateway_link(self.router), &inside, bridge.mtu).await?;
+        let (near, far) = ground.links.pair(GATEWAY, &inner, &gateway_link(self.router), &inside, bridge.mtu).await?;
         ground.namespace.sysctl(quiet_link(GATEWAY)).await?;
         let mut addresses: BTreeSet<IpNet> = gateway.addresses.iter().copied().collect();
         addresses.extend(gateway.floating_ips.iter().map(|floating| IpNet::from(floating.address)));
@@ -222,12 +223,7 @@ impl RouterKeeper {
     }
 
     /// Takes links away that lead where the router no longer leads.
-    async fn part(
-        &self,
-        links: &Links,
-        joined: &BTreeSet<NetworkId>,
-        gateway: Option<&DesiredGateway>,
-    ) -> Result<()> {
+    async fn part(&self, links: &Links, joined: &BTreeSet<NetworkId>, gateway: Option<&DesiredGateway>) -> Result<()> {
         let wanted: BTreeSet<String> = joined.iter().map(|network| network_link(*network)).collect();
         let stray: Vec<Link> = links
             .all()
@@ -349,10 +345,9 @@ fn by(range: IpNet, via: IpAddr, link: u32) -> Route {
 /// The router's routes by its link to a network: the ranges there, and those that machines there lead to.
 fn inward(router: &DesiredRouter, subnets: &[&DesiredRouterSubnet], link: Link) -> Vec<Route> {
     let hop = |like: IpAddr| ROUTER_LINK.network(like);
-    let ranges = subnets.iter().map(|subnet| Route {
-        source: Some(subnet.gateway),
-        ..by(subnet.cidr, hop(subnet.gateway), link.index)
-    });
+    let ranges = subnets
+        .iter()
+        .map(|subnet| Route { source: Some(subnet.gateway), ..by(subnet.cidr, hop(subnet.gateway), link.index) });
     let beyond = router.routes.iter().filter(|route| subnets.iter().any(|subnet| subnet.cidr.contains(&route.via)));
     ranges.chain(beyond.map(|route| by(route.to, hop(route.via), link.index))).collect()
 }
@@ -365,8 +360,7 @@ fn outward(router: &DesiredRouter, gateway: &DesiredGateway, link: Link) -> Vec<
     for route in router.routes.iter().filter(|route| !joined(&route.via)) {
         routes.insert(route.to.trunc(), Route { source: source(route.via), ..by(route.to, route.via, link.index) });
     }
-    let elsewhere =
-        |range: IpNet| router.routes.iter().any(|route| route.to.trunc() == range && joined(&route.via));
+    let elsewhere = |range: IpNet| router.routes.iter().any(|route| route.to.trunc() == range && joined(&route.via));
     for &hop in gateway.next_hops.iter().filter(|hop| !elsewhere(everything(**hop))) {
         let range = everything(hop);
         routes.entry(range).or_insert_with(|| Route { source: source(hop), ..by(range, hop, link.index) });

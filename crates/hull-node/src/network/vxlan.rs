@@ -134,7 +134,8 @@ impl Tunnels {
         let text = router_rules::tunnel_rules(&table, &self.prefix.host_links(), underlay, &nodes);
         nft::keep(host, vec![format!("inet {table}")], text, self.rules_memory()).await?;
         if changed {
-            let failed = |error: String| Error::unavailable(format!("{} cannot be written: {error}", self.memory().display()));
+            let failed =
+                |error: String| Error::unavailable(format!("{} cannot be written: {error}", self.memory().display()));
             let bytes = serde_json::to_vec(peers).map_err(|error| failed(error.to_string()))?;
             let fresh = self.state.join("tunnels.new");
             std::fs::write(&fresh, bytes)

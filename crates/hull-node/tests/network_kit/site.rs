@@ -5,11 +5,7 @@
 //!      br-ext ── segment (203.0.113.0/24, 2001:db8:ff::/64) ── br-ext
 //! ```
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use hull_node::network::Networks;
 use hull_testkit::{TestHost, TestNet};

@@ -69,9 +69,7 @@ impl Links {
 
     async fn our_routes(&self, table: u32) -> Result<Vec<RouteMessage>> {
         let mut found = Vec::new();
-        for filter in
-            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
+        for filter in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
             let listed = self.handle.route().get(filter).execute().try_collect::<Vec<RouteMessage>>().await;
             found.extend(listed.map_err(failed("cannot list routes".into()))?);
         }

@@ -33,7 +33,9 @@ use hull_types::{
 };
 
 use self::groups::GroupChain;
-use super::layout::{BRIDGE, LinkRange, METADATA_V4, METADATA_V6, TAP_PREFIX, UPLINK, link_local, tap_name};
+use super::layout::{
+    BRIDGE, LinkRange, METADATA_V4, METADATA_V6, ROUTER_PREFIX, TAP_PREFIX, UPLINK, link_local, tap_name,
+};
 
 /// The rules of one network's namespace, as one transaction that replaces whatever was there.
 pub(crate) fn network_rules(network: &DesiredNetwork, links: &LinkRange) -> String {
@@ -218,8 +220,9 @@ fn inet_chains(network: &DesiredNetwork, links: &LinkRange) -> String {
             links.v4, links.v6
         ),
     };
+    let [transit, passing] = transit(network);
     format!(
-        r#"	set tracked4 {{
+        r#"{transit}	set tracked4 {{
 		type ipv4_addr; size 65535; flags dynamic
 	}}
 	set tracked6 {{
@@ -238,7 +241,7 @@ fn inet_chains(network: &DesiredNetwork, links: &LinkRange) -> String {
 		ip6 saddr vmap @egress6
 		ip daddr vmap @ingress4
 		ip6 daddr vmap @ingress6
-{outward}	}}
+{outward}{passing}	}}
 	chain input {{
 		type filter hook input priority filter; policy drop;
 		iifname "lo" accept
@@ -260,6 +263,44 @@ fn inet_chains(network: &DesiredNetwork, links: &LinkRange) -> String {
 	}}
 "#
     )
+}
+
+/// What this node's guests neither send nor receive, and what they send elsewhere: sets and a chain of their own, and the
+/// last lines of the forward chain.
+///
+/// A packet that only passes (from a router to another node, from a router to a provider's segment) is not tracked: its
+/// answer comes another way. What comes by a router for a guest here has met the guest's rules before this.
+fn transit(network: &DesiredNetwork) -> [String; 2] {
+    let here: BTreeSet<IpAddr> = local_ports(network)
+        .flat_map(|port| port.addresses.iter().copied().chain(v6_addresses(port).map(IpAddr::V6)))
+        .collect();
+    let family = |v4: bool| here.iter().filter(|a| a.is_ipv4() == v4).map(ToString::to_string).collect::<BTreeSet<_>>();
+    let ranges = |v4: bool| {
+        let all = network.subnets.iter().map(|subnet| subnet.cidr.trunc()).filter(|cidr| cidr.addr().is_ipv4() == v4);
+        all.map(|cidr| cidr.to_string()).collect::<BTreeSet<_>>()
+    };
+    let sets = [
+        set("set", "here4", "type ipv4_addr", &family(true)),
+        set("set", "here6", "type ipv6_addr", &family(false)),
+        set("set", "ranges4", "type ipv4_addr; flags interval", &ranges(true)),
+        set("set", "ranges6", "type ipv6_addr; flags interval", &ranges(false)),
+    ]
+    .concat();
+    let raw = r"	chain untracked {
+		type filter hook prerouting priority raw; policy accept;
+		ip saddr != @here4 ip daddr @ranges4 ip daddr != @here4 fib daddr type != local notrack
+		ip6 saddr != @here6 ip6 daddr @ranges6 ip6 daddr != @here6 fib daddr type != local notrack
+	}
+";
+    let passing = format!(
+        "\t\tiifname \"{ROUTER_PREFIX}*\" oifname \"{BRIDGE}\" ip daddr != @here4 accept\n\
+         \t\tiifname \"{ROUTER_PREFIX}*\" oifname \"{BRIDGE}\" ip6 daddr != @here6 accept\n\
+         \t\tiifname \"{BRIDGE}\" oifname \"{ROUTER_PREFIX}*\" accept\n\
+         \t\tiifname \"{BRIDGE}\" oifname \"{BRIDGE}\" ip daddr != @here4 accept\n\
+         \t\tiifname \"{BRIDGE}\" oifname \"{BRIDGE}\" ip6 daddr != @here6 accept\n\
+         \t\tct state untracked accept\n"
+    );
+    [sets + raw, passing]
 }
 
 /// The rules of the host itself, the same for every network of one Hull: guests may pass through the host but not into

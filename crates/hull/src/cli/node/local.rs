@@ -86,7 +86,10 @@ impl Verb {
     pub(crate) fn run(self, data: &Path, format: Format) -> Result<u8> {
         match self {
             Self::List => block_on(async {
-                let vms = local::list(&drivers(data, &HostNetworks { prefix: "hull".to_owned(), ..HostNetworks::default() }).await?.1).await?;
+                let vms = local::list(
+                    &drivers(data, &HostNetworks { prefix: "hull".to_owned(), ..HostNetworks::default() }).await?.1,
+                )
+                .await?;
                 let row = |vm: local::LocalVm| Row { id: vm.id, name: vm.name, power: vm.target, started: vm.started };
                 output::list(&vms.into_iter().map(row).collect::<Vec<_>>(), format);
                 Ok(0)
