@@ -208,11 +208,13 @@ async fn a_floating_ip_moves_with_its_vm_and_its_neighbours_are_told() {
     let external = site.external.id;
     let floating = [("203.0.113.40", v4(&one, 0)), ("2001:db8:ff::40", v6(&one, 0))];
     let plain = router(id, &[&one]);
+    let mut guest = None;
     for now in [0, 1] {
+        drop(guest.take());
         let places = [(one.ports[0].id, now)].into();
         let told = |host| with(&plain, gateway(external, host, if host == now { &floating } else { &[] }));
         site.tell(&[&one], &places, told).await;
-        let guest = site.guest(now, &one, 0).await;
+        let guest = guest.insert(site.guest(now, &one, 0).await);
         for (address, outside) in [("203.0.113.40", OUTSIDE), ("2001:db8:ff::40", OUTSIDE6)] {
             // Before anything is asked: the segment remembers the old place and is told the new one.
             let mac = format!("02:ee:00:00:00:0{now}");
@@ -225,12 +227,19 @@ async fn a_floating_ip_moves_with_its_vm_and_its_neighbours_are_told() {
             }
             let ping = || async { site.segment.run(&format!("ping -c 1 -W 1 {address}")) };
             eventually(address, SOON, ping).await.unwrap();
-            reaches(&guest, outside, "from its new place").await;
+            reaches(guest, outside, "from its new place").await;
         }
     }
-    // Taken away, it leads nowhere, for connections of before as well.
+    // Taken away, it leads nowhere, for connections of before as well, though the segment still sends them here.
+    let guest = guest.unwrap();
+    let mut stream = std::process::Command::new("ip");
+    stream.args(["netns", "exec", site.segment.namespace(), "ping", "-q", "-i", "0.1", "203.0.113.40"]);
+    let stream = Running::start(stream);
+    guest.run("timeout 20 tcpdump -c 2 -ni eth0 icmp");
     let places = [(one.ports[0].id, 1)].into();
     site.tell(&[&one], &places, |host| with(&plain, gateway(external, host, &[]))).await;
+    guest.attempt("timeout 2 tcpdump -c 1 -ni eth0 icmp").unwrap_err();
+    drop(stream);
     site.segment.run("ping -c 1 -W 1 203.0.113.40").unwrap_err();
 }
 

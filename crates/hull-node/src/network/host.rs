@@ -43,8 +43,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(namespace: Netns, config: &NetworksConfig) -> Self {
-        let NetworksConfig { state, prefix, links, underlay, providers, .. } = config.clone();
+    pub(crate) fn new(namespace: Netns, config: NetworksConfig) -> Self {
+        let NetworksConfig { state, prefix, links, underlay, providers, .. } = config;
         Self {
             namespace,
             tunnels: Tunnels::new(underlay, prefix.clone(), state.clone()),

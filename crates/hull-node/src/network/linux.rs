@@ -121,7 +121,7 @@ impl LinuxNetworks {
             Some(path) => Netns::open_path(&path, "the host's")?,
             None => Netns::current()?,
         };
-        let host = Host::new(namespace, &config);
+        let host = Host::new(namespace, config);
         let tokens = TokenKey::new(rand::random());
         let common = Common {
             host,

@@ -125,13 +125,13 @@ impl RouterKeeper {
         let mut missing = None;
         for (network, subnets) in networks {
             match self.join(&router, &ground, network, &subnets).await {
-                Ok(link) => routes.extend(inward(&router, &subnets, link)),
+                Ok(link) => routes.extend(inward(&router, &subnets, link.index)),
                 Err(error) => missing = Some(error),
             }
         }
         if let Some(gateway) = &router.gateway {
             match self.lead_out(gateway, &ground).await {
-                Ok(link) => routes.extend(outward(&router, gateway, link)),
+                Ok(link) => routes.extend(outward(&router, gateway, link.index)),
                 Err(error) => missing = Some(error),
             }
         }
@@ -343,27 +343,27 @@ fn by(range: IpNet, via: IpAddr, link: u32) -> Route {
 }
 
 /// The router's routes by its link to a network: the ranges there, and those that machines there lead to.
-fn inward(router: &DesiredRouter, subnets: &[&DesiredRouterSubnet], link: Link) -> Vec<Route> {
+fn inward(router: &DesiredRouter, subnets: &[&DesiredRouterSubnet], link: u32) -> Vec<Route> {
     let hop = |like: IpAddr| ROUTER_LINK.network(like);
     let ranges = subnets
         .iter()
-        .map(|subnet| Route { source: Some(subnet.gateway), ..by(subnet.cidr, hop(subnet.gateway), link.index) });
+        .map(|subnet| Route { source: Some(subnet.gateway), ..by(subnet.cidr, hop(subnet.gateway), link) });
     let beyond = router.routes.iter().filter(|route| subnets.iter().any(|subnet| subnet.cidr.contains(&route.via)));
-    ranges.chain(beyond.map(|route| by(route.to, hop(route.via), link.index))).collect()
+    ranges.chain(beyond.map(|route| by(route.to, hop(route.via), link))).collect()
 }
 
 /// The router's routes by its way out: those that machines there lead to, and everything else.
-fn outward(router: &DesiredRouter, gateway: &DesiredGateway, link: Link) -> Vec<Route> {
+fn outward(router: &DesiredRouter, gateway: &DesiredGateway, link: u32) -> Vec<Route> {
     let source = |like: IpAddr| gateway.addresses.iter().map(|net| net.addr()).find(|a| a.is_ipv4() == like.is_ipv4());
     let joined = |via: &IpAddr| router.subnets.iter().any(|subnet| subnet.cidr.contains(via));
     let mut routes: BTreeMap<IpNet, Route> = BTreeMap::new();
     for route in router.routes.iter().filter(|route| !joined(&route.via)) {
-        routes.insert(route.to.trunc(), Route { source: source(route.via), ..by(route.to, route.via, link.index) });
+        routes.insert(route.to.trunc(), Route { source: source(route.via), ..by(route.to, route.via, link) });
     }
     let elsewhere = |range: IpNet| router.routes.iter().any(|route| route.to.trunc() == range && joined(&route.via));
     for &hop in gateway.next_hops.iter().filter(|hop| !elsewhere(everything(**hop))) {
         let range = everything(hop);
-        routes.entry(range).or_insert_with(|| Route { source: source(hop), ..by(range, hop, link.index) });
+        routes.entry(range).or_insert_with(|| Route { source: source(hop), ..by(range, hop, link) });
     }
     routes.into_values().collect()
 }
