@@ -47,6 +47,7 @@ use uuid::Uuid;
 pub const SOON: Duration = Duration::from_secs(60);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
+static BENCHES: AtomicU32 = AtomicU32::new(0);
 
 /// A host with networks, and the world beyond it.
 pub struct Bench {
@@ -82,8 +83,9 @@ impl Bench {
     pub fn on(host: TestHost, world: Arc<TestHost>, tell: impl FnOnce(&mut NetworksConfig)) -> Self {
         host.run(&format!("ip route add default via {}", world.address())).unwrap();
         host.run(&format!("ip -6 route add default via {}", world.address6())).unwrap();
-        // Five characters, of this process and test alone: tests run side by side.
-        let number = (std::process::id() * 8 + NEXT.fetch_add(1, Ordering::Relaxed) % 8) % 36u32.pow(4);
+        // Five characters, of this process and bench alone: tests run side by side.
+        let bench = BENCHES.fetch_add(1, Ordering::Relaxed) % 16;
+        let number = (std::process::id() * 16 + bench) % 36u32.pow(4);
         let digits: String =
             (0..4).map(|place| char::from_digit(number / 36u32.pow(place) % 36, 36).unwrap()).collect();
         let prefix = Prefix::new(&format!("t{digits}")).unwrap();
