@@ -188,6 +188,9 @@ impl LinuxNetworks {
                 around.network(self.common.prefix.namespace(id), view.network().clone());
             }
         }
+        for id in self.routers().await? {
+            around.router(self.common.prefix.router_namespace(id), id);
+        }
         Ok(around)
     }
 

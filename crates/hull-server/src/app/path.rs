@@ -141,11 +141,9 @@ fn told(ctx: &Ctx, state: &State, begin: &Begin, outcome: Outcome) -> PathExplan
         PathEnd::Outside | PathEnd::Service => begin.outward,
         PathEnd::Dropped | PathEnd::Tunnel { .. } => false,
     };
-    let hops: Vec<NodeHop> = outcome
-        .hops
-        .into_iter()
-        .map(|hop| NodeHop { hop: if sees(ctx, state, &hop.hop) { hop.hop } else { hidden(hop.hop) }, ..hop })
-        .collect();
+    let shown = |hop: PathHop| if sees(ctx, state, &hop) { named(state, hop) } else { hidden(hop) };
+    let hops: Vec<NodeHop> =
+        outcome.hops.into_iter().map(|hop| NodeHop { hop: shown(hop.hop), node: hop.node }).collect();
     let PathPacket { source, destination, .. } = begin.query.packet;
     let ended = match outcome.end {
         PathEnd::Dropped => hops.last().map_or_else(
@@ -167,6 +165,14 @@ fn sees(ctx: &Ctx, state: &State, hop: &PathHop) -> bool {
     let network = |id: NetworkId| state.networks.get(id).is_some_and(|it| it.shared || own(it.meta.project));
     let router = hop.router.is_none_or(|id| state.routers.get(id).is_some_and(|it| own(it.meta.project)));
     hop.network.is_none_or(network) && router
+}
+
+/// Nodes know routers by their ids only.
+fn named(state: &State, hop: PathHop) -> PathHop {
+    match hop.router.and_then(|id| state.routers.get(id)) {
+        Some(router) => PathHop { place: format!("router {}", router.meta.name), ..hop },
+        None => hop,
+    }
 }
 
 fn hidden(hop: PathHop) -> PathHop {

@@ -50,7 +50,7 @@ const FARTHEST: usize = 64;
 pub(crate) struct Surroundings {
     host: Netns,
     networks: HashMap<String, DesiredNetwork>,
-    routers: HashMap<String, (RouterId, String)>,
+    routers: HashMap<String, RouterId>,
 }
 
 impl Surroundings {
@@ -62,6 +62,11 @@ impl Surroundings {
     /// A network's namespace.
     pub(crate) fn network(&mut self, namespace: String, network: DesiredNetwork) {
         self.networks.insert(namespace, network);
+    }
+
+    /// A router's namespace.
+    pub(crate) fn router(&mut self, namespace: String, router: RouterId) {
+        self.routers.insert(namespace, router);
     }
 
     fn namespace_of(&self, network: NetworkId) -> Option<&str> {
@@ -441,10 +446,11 @@ impl Walk<'_> {
         let router = self.around.routers.get(space);
         let place = match (network, router) {
             (Some(network), _) => format!("network {}", network.name),
-            (None, Some((_, name))) => format!("router {name}"),
+            // Its name is the server's to tell.
+            (None, Some(id)) => format!("router {id}"),
             (None, None) => "host".to_owned(),
         };
-        let (network, router) = (network.map(|network| network.id), router.map(|(id, _)| *id));
+        let (network, router) = (network.map(|network| network.id), router.copied());
         self.hops.push(PathHop { place, network, router, part: part.to_owned(), told, passes });
     }
 
