@@ -5,90 +5,19 @@
 mod network_kit;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::OwnedFd,
+    net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use hull_node::network::Networks;
 use hull_testkit::eventually;
-use hull_types::{link::DesiredNetwork, network::Mac, security_group::RuleMatch};
+use hull_types::{network::Mac, security_group::RuleMatch};
 use network_kit::{
     Bench, SOON,
     frames::{self, EVERYBODY, Path},
     network, rule,
+    wire::{Wire, v4, v6},
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-/// A virtio header without offloads comes before each frame of a tap (`IFF_VNET_HDR`).
-const HEADER: usize = 10;
-
-/// Two bare taps: one to write frames to, one to see what comes through.
-struct Wire {
-    network: DesiredNetwork,
-    sender: OwnedFd,
-    receiver: OwnedFd,
-    marks: u8,
-}
-
-impl Wire {
-    async fn new(bench: &Bench, network: DesiredNetwork) -> Self {
-        bench.networks.apply(&network).await.unwrap();
-        let sender = bench.networks.tap(network.id, network.ports[0].id).await.unwrap();
-        let receiver = bench.networks.tap(network.id, network.ports[1].id).await.unwrap();
-        Self { network, sender, receiver, marks: 0 }
-    }
-
-    fn mac(&self, port: usize) -> Mac {
-        self.network.ports[port].mac
-    }
-
-    fn address(&self, port: usize, v6: bool) -> IpAddr {
-        *self.network.ports[port].addresses.iter().find(|address| address.is_ipv6() == v6).unwrap()
-    }
-
-    /// From the sender to the receiver, all as it should be.
-    fn path(&self, v6: bool) -> Path {
-        Path { from_mac: self.mac(0), to_mac: self.mac(1), from: self.address(0, v6), to: self.address(1, v6) }
-    }
-
-    fn write(&self, frame: &[u8]) {
-        rustix::io::write(&self.sender, &[&[0; HEADER], frame].concat()).unwrap();
-    }
-
-    /// Whether a frame gets through: it is followed by one that does, so nothing needs to be waited out.
-    fn passes(&mut self, frame: &[u8]) -> bool {
-        self.marks += 1;
-        let IpAddr::V4(own) = self.address(0, false) else { unreachable!() };
-        let mark = frames::arp(self.mac(0), self.mac(0), own, Ipv4Addr::new(10, 90, 99, self.marks));
-        self.write(frame);
-        self.write(&mark);
-        let mut seen = false;
-        loop {
-            let mut ready = [PollFd::new(&self.receiver, PollFlags::IN)];
-            let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
-            assert_eq!(poll(&mut ready, Some(&patience)).unwrap(), 1, "the mark did not come through");
-            let mut bytes = [0; 2048];
-            let length = rustix::io::read(&self.receiver, &mut bytes).unwrap();
-            let received = &bytes[HEADER..length];
-            // Short frames may be padded on the way.
-            seen |= received.starts_with(frame);
-            if received.starts_with(&mark) {
-                return seen;
-            }
-        }
-    }
-}
-
-fn v4(address: IpAddr) -> Ipv4Addr {
-    let IpAddr::V4(v4) = address else { panic!("{address}") };
-    v4
-}
-
-fn v6(address: IpAddr) -> Ipv6Addr {
-    let IpAddr::V6(v6) = address else { panic!("{address}") };
-    v6
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_speaks_for_itself_alone() {

@@ -4,21 +4,21 @@
 //! network alone. DISCOVER gets an OFFER, REQUEST an ACK or a NAK, INFORM an ACK without an address; RELEASE and DECLINE
 //! change nothing. A MAC that is no port's gets nothing.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dhcproto::{
     Decodable, Decoder, Encodable, Encoder,
-    v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode},
+    v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode, UnknownOption},
 };
 use hull_types::{
     link::{DesiredPort, DesiredSubnet},
-    network::{Mac, Uplink},
+    network::Mac,
 };
 use ipnet::Ipv4Net;
 
 use super::{
-    layout::{METADATA_V4, subnet_v4},
-    view::{View, address_v4},
+    layout::{METADATA_V4, RESOLVER_V4},
+    view::{View, address_v4, leads_out, resolvers, subnets_v4},
 };
 
 /// Long, so that guests keep their addresses while Hull is down; they ask again after [`RENEW`] all the same.
@@ -27,6 +27,12 @@ const LEASE: u32 = 7 * 24 * 3600;
 const RENEW: u32 = 12 * 3600;
 /// BOOTP clients may drop anything shorter (RFC 1542, section 2.1).
 const SHORTEST: usize = 300;
+
+/// What an option can hold.
+const LONGEST: usize = 255;
+/// Options that say what the lease is and who gives it, which no extra option may change: padding, lease time, overload,
+/// message type, server, times, client, end.
+const DECIDED: [u8; 9] = [0, 51, 52, 53, 54, 58, 59, 61, 255];
 
 /// An answer and where it goes, on port 68.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +50,9 @@ struct Asked<'a> {
     port: &'a DesiredPort,
     address: Ipv4Addr,
     range: Ipv4Net,
-    gateway: Ipv4Addr,
+    gateway: Option<Ipv4Addr>,
+    /// What this server calls itself, where it can be reached.
+    server: Ipv4Addr,
     subnet: &'a DesiredSubnet,
 }
 
@@ -56,9 +64,13 @@ pub(crate) fn respond(view: &View, packet: &[u8]) -> Option<Reply> {
         return None;
     }
     let port = view.port_of_mac(Mac(message.chaddr().try_into().ok()?))?;
-    let (range, gateway, subnet) = subnet_v4(view.network())?;
-    let address = address_v4(port, range)?;
-    let asked = Asked { message: &message, port, address, range, gateway, subnet };
+    // A port may have addresses of several subnets; a lease is one, of the first subnet that is served.
+    let mut served = subnets_v4(view.network()).filter(|(_, subnet)| subnet.dhcp);
+    let (range, subnet, address) =
+        served.find_map(|(range, subnet)| Some((range, subnet, address_v4(port, range)?)))?;
+    let gateway = subnet.gateway.and_then(v4);
+    let server = gateway.filter(|_| subnet.gateway_is_ours).unwrap_or(METADATA_V4);
+    let asked = Asked { message: &message, port, address, range, gateway, server, subnet };
     match message.opts().msg_type()? {
         MessageType::Discover => asked.grant(view, MessageType::Offer),
         MessageType::Request => asked.requested(view),
@@ -104,7 +116,7 @@ impl Asked<'_> {
     fn requested(&self, view: &View) -> Option<Reply> {
         let options = self.message.opts();
         if let Some(DhcpOption::ServerIdentifier(server)) = options.get(OptionCode::ServerIdentifier)
-            && *server != self.gateway
+            && *server != self.server
         {
             return None;
         }
@@ -152,7 +164,7 @@ impl Asked<'_> {
             .set_chaddr(&self.port.mac.0);
         let options = answer.opts_mut();
         options.insert(DhcpOption::MessageType(kind));
-        options.insert(DhcpOption::ServerIdentifier(self.gateway));
+        options.insert(DhcpOption::ServerIdentifier(self.server));
         // RFC 6842: a client that names itself wants to read that name again.
         if let Some(id) = self.message.opts().get(OptionCode::ClientIdentifier) {
             options.insert(id.clone());
@@ -162,24 +174,22 @@ impl Asked<'_> {
 
     fn tell(&self, view: &View, answer: &mut Message) {
         let network = view.network();
-        let mut resolvers: Vec<Ipv4Addr> = self
-            .subnet
-            .dns
-            .iter()
-            .filter_map(|address| match address {
-                std::net::IpAddr::V4(v4) => Some(*v4),
-                std::net::IpAddr::V6(_) => None,
-            })
-            .collect();
-        if resolvers.is_empty() {
-            resolvers.push(self.gateway);
+        let resolvers: Vec<Ipv4Addr> = resolvers(self.subnet).into_iter().filter_map(v4).collect();
+        // By the network's own gateway, else on the link, where the bridge answers for these (RFC 3442: by 0.0.0.0).
+        let way = if self.subnet.gateway_is_ours { self.gateway } else { None }.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let mut routes = vec![(Ipv4Net::from(METADATA_V4), way)];
+        if resolvers.contains(&RESOLVER_V4) {
+            routes.push((Ipv4Net::from(RESOLVER_V4), way));
         }
-        let mut routes = vec![(Ipv4Net::from(METADATA_V4), self.gateway)];
+        routes.extend(self.subnet.routes.iter().filter_map(|route| match (route.to, route.via) {
+            (ipnet::IpNet::V4(to), IpAddr::V4(via)) => Some((to.trunc(), via)),
+            _ => None,
+        }));
         let options = answer.opts_mut();
-        if network.uplink != Uplink::None {
+        if let Some(gateway) = self.gateway.filter(|_| leads_out(view, self.subnet)) {
             // RFC 3442: who reads the classless routes ignores the router option, so the default route is in both.
-            routes.push((Ipv4Net::default(), self.gateway));
-            options.insert(DhcpOption::Router(vec![self.gateway]));
+            routes.push((Ipv4Net::default(), gateway));
+            options.insert(DhcpOption::Router(vec![gateway]));
         }
         options.insert(DhcpOption::ClasslessStaticRoute(routes));
         options.insert(DhcpOption::SubnetMask(self.range.netmask()));
@@ -188,11 +198,27 @@ impl Asked<'_> {
         options.insert(DhcpOption::DomainName(network.domain.clone()));
         options.insert(DhcpOption::Hostname(self.port.hostname.clone()));
         options.insert(DhcpOption::InterfaceMtu(network.mtu));
+        // The port's own come last and so stay, where both have the same.
+        for extra in self.subnet.dhcp_options.iter().chain(&self.port.dhcp_options) {
+            let value = extra.value.as_bytes();
+            if value.len() > LONGEST || DECIDED.contains(&extra.code) {
+                continue;
+            }
+            options.remove(OptionCode::from(extra.code));
+            options.insert(DhcpOption::Unknown(UnknownOption::new(OptionCode::from(extra.code), value.to_vec())));
+        }
     }
 
     fn destination(&self) -> Ipv4Addr {
         let configured = self.message.ciaddr() == self.address;
         if self.message.flags().broadcast() && !configured { Ipv4Addr::BROADCAST } else { self.address }
+    }
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
     }
 }
 
@@ -206,7 +232,7 @@ fn encode(message: &Message) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use hull_types::network::Uplink;
+    use hull_types::network::{Route, Uplink};
     use proptest::prelude::*;
 
     use super::{
@@ -309,17 +335,82 @@ mod tests {
         assert_eq!(kind(&ask(MessageType::Discover, deaf)).unwrap().2, Ipv4Addr::BROADCAST);
     }
 
+    /// What a guest of this network is told.
+    fn told(network: hull_types::link::DesiredNetwork) -> Option<Message> {
+        let packet = encode(&ask(MessageType::Discover, |_| {})).unwrap();
+        let reply = respond(&View::new(network), &packet)?;
+        Some(Message::decode(&mut Decoder::new(&reply.packet)).unwrap())
+    }
+
     #[test]
-    fn a_network_without_uplink_has_a_way_to_metadata_only() {
+    fn a_gateway_that_leads_nowhere_is_not_told_but_metadata_is_on_the_link() {
         let mut network = network();
         network.uplink = Uplink::None;
-        let packet = encode(&ask(MessageType::Discover, |_| {})).unwrap();
-        let reply = respond(&View::new(network), &packet).unwrap();
-        let answer = Message::decode(&mut Decoder::new(&reply.packet)).unwrap();
+        network.subnets[0].gateway_is_ours = false;
+        let answer = told(network).unwrap();
         assert_eq!(answer.opts().get(OptionCode::Router), None);
+        let on_link = ["169.254.169.254/32", "169.254.169.253/32"];
+        let routes = on_link.map(|to| (to.parse().unwrap(), Ipv4Addr::UNSPECIFIED)).into();
+        assert_eq!(
+            answer.opts().get(OptionCode::ClasslessStaticRoute),
+            Some(&DhcpOption::ClasslessStaticRoute(routes))
+        );
+        let server = DhcpOption::ServerIdentifier(METADATA_V4);
+        assert_eq!(answer.opts().get(OptionCode::ServerIdentifier), Some(&server));
+    }
+
+    #[test]
+    fn a_gateway_outside_is_told_with_the_subnets_routes() {
+        let mut network = network();
+        network.uplink = Uplink::Provider("ext".to_owned());
+        network.subnets[0].gateway_is_ours = false;
+        let via = Ipv4Addr::new(10, 90, 0, 99);
+        network.subnets[0].routes = vec![Route { to: "192.168.0.0/16".parse().unwrap(), via: via.into() }];
+        network.subnets[0].dns = vec!["9.9.9.9".parse().unwrap()];
+        let answer = told(network).unwrap();
         let gateway = Ipv4Addr::new(10, 90, 0, 1);
-        let only = DhcpOption::ClasslessStaticRoute(vec![("169.254.169.254/32".parse().unwrap(), gateway)]);
-        assert_eq!(answer.opts().get(OptionCode::ClasslessStaticRoute), Some(&only));
+        assert_eq!(answer.opts().get(OptionCode::Router), Some(&DhcpOption::Router(vec![gateway])));
+        let routes = vec![
+            ("169.254.169.254/32".parse().unwrap(), Ipv4Addr::UNSPECIFIED),
+            ("192.168.0.0/16".parse().unwrap(), via),
+            (Ipv4Net::default(), gateway),
+        ];
+        assert_eq!(
+            answer.opts().get(OptionCode::ClasslessStaticRoute),
+            Some(&DhcpOption::ClasslessStaticRoute(routes))
+        );
+    }
+
+    #[test]
+    fn the_lease_is_of_the_first_subnet_that_is_served() {
+        let mut network = network();
+        let mut second = network.subnets[0].clone();
+        second.cidr = "10.91.0.0/16".parse().unwrap();
+        second.gateway = None;
+        network.subnets[0].dhcp = false;
+        assert_eq!(told(network.clone()), None);
+        network.subnets.push(second);
+        assert_eq!(told(network.clone()), None, "the port has no address of it");
+        network.ports[0].addresses.push("10.91.0.10".parse().unwrap());
+        assert_eq!(told(network).unwrap().yiaddr(), Ipv4Addr::new(10, 91, 0, 10));
+    }
+
+    #[test]
+    fn extra_options_are_sent_as_they_are_the_ports_before_the_subnets() {
+        let mut network = network();
+        let extra = |code, value: &str| hull_types::network::DhcpOption { code, value: value.to_owned() };
+        network.subnets[0].dhcp_options = vec![extra(66, "subnet"), extra(67, "boot.ipxe"), extra(54, "me")];
+        network.ports[0].dhcp_options = vec![extra(66, "port"), extra(15, "example.org")];
+        let answer = told(network).unwrap();
+        let options: Vec<String> = answer.opts().iter().map(|(_, option)| format!("{option:?}")).collect();
+        let text = options.join("\n");
+        let bytes = |text: &str| format!("{:?}", text.as_bytes());
+        for value in ["port", "boot.ipxe", "example.org"] {
+            assert!(text.contains(&bytes(value)) || text.contains(value), "{value} is missing from:\n{text}");
+        }
+        for value in ["subnet", "me", "hull.internal"] {
+            assert!(!text.contains(&bytes(value)) && !text.contains(&format!("{value:?}")), "{value} is in:\n{text}");
+        }
     }
 
     #[test]

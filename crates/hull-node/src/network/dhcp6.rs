@@ -12,8 +12,8 @@ use dhcproto::{
 use hull_types::{link::DesiredSubnet, network::Mac};
 
 use super::{
-    layout::{gateway_mac, mac_of_link_local, subnet_v6},
-    view::{View, address_v6},
+    layout::{gateway_mac, mac_of_link_local},
+    view::{View, address_v6, resolvers, served_v6},
 };
 
 /// As for IPv4: long, so that guests keep their addresses while Hull is down.
@@ -26,8 +26,8 @@ const ASSOCIATIONS: usize = 4;
 pub(crate) fn respond(view: &View, from: Ipv6Addr, packet: &[u8]) -> Option<Vec<u8>> {
     let asked = Message::decode(&mut Decoder::new(&sieve(packet)?)).ok()?;
     let port = view.port_of_mac(mac_of_link_local(from)?)?;
-    let (range, gateway, subnet) = subnet_v6(view.network())?;
-    let address = address_v6(port, range)?;
+    let held: Vec<Ipv6Addr> = served_v6(view.network()).filter_map(|(range, _)| address_v6(port, range)).collect();
+    let (_, subnet) = served_v6(view.network()).find(|(range, _)| address_v6(port, *range).is_some())?;
     let client = asked.opts().get(OptionCode::ClientId);
     let server = server_id(gateway_mac(view.network().id));
     let for_us = match asked.opts().get(OptionCode::ServerId) {
@@ -58,14 +58,14 @@ pub(crate) fn respond(view: &View, from: Ipv6Addr, packet: &[u8]) -> Option<Vec<
                 options.insert(DhcpOption::RapidCommit);
             }
             for association in associations(&asked) {
-                options.insert(DhcpOption::IANA(grant(association, address)));
+                options.insert(DhcpOption::IANA(grant(association, &held)));
             }
         }
-        Confirm => options.insert(status(if confirmed(&asked, address) { Status::Success } else { Status::NotOnLink })),
+        Confirm => options.insert(status(if confirmed(&asked, &held) { Status::Success } else { Status::NotOnLink })),
         Release | Decline => options.insert(status(Status::Success)),
         _ => {}
     }
-    tell(options, view, gateway, subnet);
+    tell(options, view, subnet);
     let mut bytes = Vec::new();
     answer.encode(&mut Encoder::new(&mut bytes)).ok()?;
     Some(bytes)
@@ -158,37 +158,33 @@ fn addresses(association: &IANA) -> impl Iterator<Item = Ipv6Addr> {
     })
 }
 
-/// The port's address; whatever else the guest holds has no life left.
-fn grant(asked: &IANA, address: Ipv6Addr) -> IANA {
+/// The port's addresses; whatever else the guest holds has no life left.
+fn grant(asked: &IANA, own: &[Ipv6Addr]) -> IANA {
     let lease = |addr, life| {
         DhcpOption::IAAddr(IAAddr { addr, preferred_life: life, valid_life: life, opts: DhcpOptions::new() })
     };
     let mut opts = DhcpOptions::new();
-    opts.insert(lease(address, LEASE));
-    addresses(asked).filter(|held| *held != address).take(ASSOCIATIONS).for_each(|held| opts.insert(lease(held, 0)));
+    own.iter().for_each(|address| opts.insert(lease(*address, LEASE)));
+    addresses(asked).filter(|held| !own.contains(held)).take(ASSOCIATIONS).for_each(|held| opts.insert(lease(held, 0)));
     IANA { id: asked.id, t1: RENEW, t2: LEASE / 8 * 7, opts }
 }
 
-fn confirmed(asked: &Message, address: Ipv6Addr) -> bool {
-    associations(asked).flat_map(addresses).all(|held| held == address)
+fn confirmed(asked: &Message, own: &[Ipv6Addr]) -> bool {
+    associations(asked).flat_map(addresses).all(|held| own.contains(&held))
 }
 
 fn status(status: Status) -> DhcpOption {
     DhcpOption::StatusCode(StatusCode { status, msg: String::new() })
 }
 
-fn tell(options: &mut DhcpOptions, view: &View, gateway: Ipv6Addr, subnet: &DesiredSubnet) {
-    let mut resolvers: Vec<Ipv6Addr> = subnet
-        .dns
-        .iter()
+fn tell(options: &mut DhcpOptions, view: &View, subnet: &DesiredSubnet) {
+    let resolvers: Vec<Ipv6Addr> = resolvers(subnet)
+        .into_iter()
         .filter_map(|address| match address {
-            IpAddr::V6(v6) => Some(*v6),
+            IpAddr::V6(v6) => Some(v6),
             IpAddr::V4(_) => None,
         })
         .collect();
-    if resolvers.is_empty() {
-        resolvers.push(gateway);
-    }
     options.insert(DhcpOption::DomainNameServers(resolvers));
     if let Ok(domain) = view.network().domain.parse() {
         options.insert(DhcpOption::DomainSearchList(vec![domain]));

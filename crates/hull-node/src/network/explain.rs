@@ -56,9 +56,14 @@ pub(crate) async fn port(
 
 /// The rules that stand in the kernel for the port, as it lists them.
 async fn rules(namespace: &Netns, tap: &str, addresses: &[String]) -> Result<Vec<String>> {
-    let list = |arguments: &'static [&'static str]| namespace.run(move || command::run("nft", arguments, ""));
-    let drops = list(&["list", "set", "bridge", "hull", "drops"]).await?;
-    let inet = list(&["list", "table", "inet", "hull"]).await?;
+    let list = |what: String| {
+        let arguments = move || {
+            let words: Vec<&str> = std::iter::once("list").chain(what.split(' ')).collect();
+            command::run("nft", &words, "")
+        };
+        namespace.run(arguments)
+    };
+    let drops = list("set bridge hull drops".to_owned()).await?;
     let mut lines = Vec::new();
     lines.push(match drops.map(|text| dropped(&text, tap)) {
         Ok(Some(packets)) => {
@@ -67,19 +72,33 @@ async fn rules(namespace: &Netns, tap: &str, addresses: &[String]) -> Result<Vec
         Ok(None) => "no packet from it was dropped as not its own".to_owned(),
         Err(_) => "the anti-spoofing rules are missing; they will be repaired".to_owned(),
     });
-    let Ok(inet) = inet else {
+    let open = list("set bridge hull open".to_owned()).await?;
+    if open.is_ok_and(|text| text.contains(&format!("\"{tap}\""))) {
+        lines.push("port security is off: all it sends and all that is sent to it passes".to_owned());
+        return Ok(lines);
+    }
+    let maps = [list("map inet hull to4".to_owned()).await?, list("map inet hull to6".to_owned()).await?];
+    let [Ok(to4), Ok(to6)] = maps else {
         lines.push("the security rules are missing; they will be repaired".to_owned());
         return Ok(lines);
     };
     for address in addresses {
-        match chain_of(&inet, address) {
-            None => lines.push(format!("to {address}: no security rules in the kernel; all is refused")),
-            Some(chain) => {
-                let body = chain_body(&inet, chain);
-                let text = if body.is_empty() { "nothing is let in".to_owned() } else { body.join("; ") };
-                lines.push(format!("to {address}: answers to its own connections, and: {text}"));
-            }
+        let Some(chain) = chain_of(&[to4.as_str(), &to6].concat(), address).map(str::to_owned) else {
+            lines.push(format!("to {address}: no security rules in the kernel"));
+            continue;
+        };
+        let mut passes = Vec::new();
+        let own = list(format!("chain inet hull {chain}")).await?.unwrap_or_default();
+        for group in chain_body(&own, &chain).iter().filter_map(|line| line.strip_prefix("jump ")) {
+            let rules = list(format!("chain inet hull {group}")).await?.unwrap_or_default();
+            passes.extend(chain_body(&rules, group));
         }
+        let text = if passes.is_empty() { "nothing is let in".to_owned() } else { passes.join("; ") };
+        let stateful = own.contains("ct state established");
+        lines.push(match stateful {
+            true => format!("to {address}: answers to its own connections, and: {text}"),
+            false => format!("to {address}: {text}"),
+        });
     }
     Ok(lines)
 }
@@ -92,10 +111,10 @@ fn dropped(listing: &str, tap: &str) -> Option<u64> {
 
 /// The chain a verdict map sends packets for this address to.
 fn chain_of<'a>(listing: &'a str, address: &str) -> Option<&'a str> {
-    let key = format!("{address} : jump in_");
+    let key = format!("{address} : goto ");
     // `10.0.0.2` must not be found in `110.0.0.2`.
     let (at, _) = listing.match_indices(&key).find(|(at, _)| listing[..*at].ends_with([' ', '\t', '{']))?;
-    let name = &listing[at + key.len() - "in_".len()..];
+    let name = &listing[at + key.len()..];
     name.split([',', ' ', '\n', '}']).next()
 }
 
@@ -108,7 +127,7 @@ fn chain_body(listing: &str, chain: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const LISTING: &str = "table inet hull {\n\tmap ingress4 {\n\t\telements = { 10.0.0.2 : jump in_b,\n\t\t\t     110.0.0.2 : jump in_a }\n\t}\n\tchain in_a {\n\t}\n\tchain in_b {\n\t\ttcp dport 22 accept\n\t\taccept\n\t}\n}\n";
+    const LISTING: &str = "table inet hull {\n\tmap ingress4 {\n\t\telements = { 10.0.0.2 : goto in_b,\n\t\t\t     110.0.0.2 : goto in_a }\n\t}\n\tchain in_a {\n\t}\n\tchain in_b {\n\t\ttcp dport 22 accept\n\t\taccept\n\t}\n}\n";
 
     #[test]
     fn a_ports_rules_are_found_in_the_kernels_listing() {

@@ -33,13 +33,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     host::{Host, quiet_link},
     layout::{
-        BRIDGE, LinkRange, METADATA_V4, METADATA_V6, Prefix, TAP_PREFIX, TUNNEL, gateway_mac, link_local, tap_name,
+        BRIDGE, LinkRange, METADATA_V4, METADATA_V6, Prefix, RESOLVER_V4, RESOLVER_V6, TAP_PREFIX, TUNNEL, gateway_mac,
+        has_v6, link_local, own_gateways, tap_name,
     },
     links::{Link, Links, MAIN, Route, Shape},
     metadata::TokenKey,
     netns::Netns,
-    nft, router_rules, rules,
+    nft, router_rules,
+    rules::{self, Ruleset},
     serve::{Ground, Guests, Leases, Services, Stock},
+    shaping::Shaper,
     tap,
     view::View,
 };
@@ -72,11 +75,26 @@ pub(crate) struct Keeper {
     view: Option<Arc<View>>,
     namespace: Option<Netns>,
     services: Option<Services>,
+    /// What the rules of a view are: worked out once.
+    rules: Option<(Arc<View>, Arc<Ruleset>)>,
+    /// The rules that are in the kernel.
+    loaded: Option<nft::Loaded>,
+    shaper: Shaper,
 }
 
 impl Keeper {
     pub(crate) fn new(common: Arc<Common>, network: NetworkId, leases: Leases) -> Self {
-        Self { common, network, leases, view: None, namespace: None, services: None }
+        Self {
+            common,
+            network,
+            leases,
+            view: None,
+            namespace: None,
+            services: None,
+            rules: None,
+            loaded: None,
+            shaper: Shaper::default(),
+        }
     }
 
     /// Serves requests and repairs in between, until nobody can ask any more.
@@ -102,7 +120,9 @@ impl Keeper {
     async fn serve(&mut self, request: Request) {
         match request {
             Request::Apply(desired, answer) => {
-                self.view = Some(Arc::new(View::new(*desired)));
+                if self.view.as_ref().is_none_or(|view| *view.network() != *desired) {
+                    self.view = Some(Arc::new(View::new(*desired)));
+                }
                 let _ = answer.send(self.converge().await);
             }
             Request::Remove(answer) => {
@@ -122,14 +142,17 @@ impl Keeper {
         let network = view.network();
         let namespace = self.namespace().await?;
         namespace.sysctl(settings()).await?;
-        let text = rules::network_rules(network, &self.common.range);
-        let tables = vec!["bridge hull".to_owned(), "inet hull".to_owned()];
-        if nft::keep(&namespace, tables, text, self.rules_memory()).await? {
-            tracing::debug!(network = %network.name, "rules loaded");
+        if network.vni.is_some() || matches!(network.uplink, Uplink::Provider(_)) {
+            // Before the network's own rules: those are the large ones, and must not find that something changed after
+            // them (see `nft`).
+            let tables = vec!["bridge hull_wires".to_owned()];
+            nft::keep(&namespace, tables, router_rules::wire_rules(), self.wires_memory()).await?;
         }
+        self.keep_rules(&view, &namespace).await?;
         let links = Links::open(&namespace).await?;
         let bridge = bridge(network, &namespace, &links).await?;
         shape_taps(network, &links, &bridge).await?;
+        self.shaper.shape(network, &namespace).await?;
         links.set_neighbours(&bridge, &neighbours(network)).await?;
         self.reach_out(network, &namespace, &links, &bridge).await?;
         match network.uplink {
@@ -143,12 +166,31 @@ impl Keeper {
     /// What is beyond the bridge: other nodes, a provider's segment.
     async fn reach_out(&self, network: &DesiredNetwork, inside: &Netns, links: &Links, bridge: &Link) -> Result<()> {
         let host = &self.common.host;
-        if network.vni.is_some() || matches!(network.uplink, Uplink::Provider(_)) {
-            let tables = vec!["bridge hull_wires".to_owned()];
-            nft::keep(inside, tables, router_rules::wire_rules(), self.wires_memory()).await?;
-        }
         host.tunnels.keep(&host.namespace, network, inside, links, bridge).await?;
         host.providers.keep(&host.namespace, network, inside, links, bridge).await
+    }
+
+    async fn keep_rules(&mut self, view: &Arc<View>, namespace: &Netns) -> Result<()> {
+        let known = self.rules.as_ref().filter(|(of, _)| Arc::ptr_eq(of, view)).map(|(_, rules)| Arc::clone(rules));
+        let rules = match known {
+            Some(rules) => rules,
+            None => {
+                let (of, range) = (Arc::clone(view), self.common.range);
+                let work = move || rules::network_rules(of.network(), &range);
+                let rules = tokio::task::spawn_blocking(work)
+                    .await
+                    .map_err(|error| Error::internal(format!("working out a network's rules failed: {error}")))?;
+                let rules = Arc::new(rules);
+                self.rules = Some((Arc::clone(view), Arc::clone(&rules)));
+                rules
+            }
+        };
+        let (loaded, done) = nft::keep_rules(namespace, rules, self.loaded.clone(), self.rules_memory()).await?;
+        if done != nft::Done::Nothing {
+            tracing::debug!(network = %view.network().name, ?done, "rules");
+        }
+        self.loaded = Some(loaded);
+        Ok(())
     }
 
     /// The network's namespace, under its name.
@@ -160,8 +202,12 @@ impl Keeper {
     }
 
     fn serve_guests(&mut self, view: &Arc<View>, namespace: Netns, bridge: u32) {
-        let gateways = view.network().subnets.iter().filter_map(|subnet| subnet.gateway).collect();
-        let ground = Ground { namespace: namespace.identity(), bridge, gateways };
+        let network = view.network();
+        let with_v6 = has_v6(network);
+        let mut resolvers: Vec<IpAddr> = own_gateways(network).map(|(gateway, _)| gateway).collect();
+        resolvers.push(RESOLVER_V4.into());
+        resolvers.extend(with_v6.then_some(IpAddr::V6(RESOLVER_V6)));
+        let ground = Ground { namespace: namespace.identity(), bridge, resolvers, with_v6 };
         if self.services.as_ref().is_some_and(|services| services.update(&ground, view)) {
             return;
         }
@@ -182,6 +228,7 @@ impl Keeper {
     async fn remove(&mut self) -> Result<()> {
         self.view = None;
         self.services = None;
+        (self.rules, self.loaded) = (None, None);
         self.namespace = None;
         let host = &self.common.host;
         host.link_down(self.network).await?;
@@ -276,15 +323,12 @@ async fn bridge(network: &DesiredNetwork, namespace: &Netns, links: &Links) -> R
 
 /// What the bridge answers for: gateways, the metadata addresses, its link-local address.
 fn gateway_addresses(network: &DesiredNetwork) -> BTreeSet<IpNet> {
-    let mut addresses: BTreeSet<IpNet> = network
-        .subnets
-        .iter()
-        .filter(|subnet| subnet.gateway_is_ours)
-        .filter_map(|subnet| IpNet::new(subnet.gateway?, subnet.cidr.prefix_len()).ok())
+    let mut addresses: BTreeSet<IpNet> = own_gateways(network)
+        .filter_map(|(gateway, subnet)| IpNet::new(gateway, subnet.cidr.prefix_len()).ok())
         .collect();
-    addresses.insert(IpNet::new_assert(METADATA_V4.into(), 32));
-    if network.subnets.iter().any(|subnet| subnet.cidr.addr().is_ipv6()) {
-        addresses.insert(IpNet::new_assert(METADATA_V6.into(), 128));
+    addresses.extend([METADATA_V4, RESOLVER_V4].map(|address| IpNet::new_assert(address.into(), 32)));
+    if has_v6(network) {
+        addresses.extend([METADATA_V6, RESOLVER_V6].map(|address| IpNet::new_assert(address.into(), 128)));
     }
     addresses.insert(IpNet::new_assert(link_local(gateway_mac(network.id)).into(), 64));
     addresses

@@ -9,7 +9,7 @@ use hull_types::{
     link::{DesiredNetwork, DesiredSubnet},
     network::Mac,
 };
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 
 /// The bridge in each network's namespace.
 pub(crate) const BRIDGE: &str = "br0";
@@ -41,6 +41,11 @@ pub(crate) const ROUTER_LINK: LinkEnds = LinkEnds {
 pub(crate) const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// Where guests ask for metadata over IPv6 (the EC2 convention).
 pub(crate) const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+/// Where guests ask for names over IPv4 where no gateway is the network's own (the EC2 convention).
+pub(crate) const RESOLVER_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 253);
+/// Where guests ask for names over IPv6 where no gateway is the network's own (the EC2 convention).
+pub(crate) const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x253);
 
 /// A prefix for the names of everything one Hull makes on a host: 1 to 5 lower-case letters and digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,20 +246,15 @@ impl LinkRange {
     }
 }
 
-/// The first subnet of a family, which is the one whose gateway answers for the network.
-pub(crate) fn subnet_v4(network: &DesiredNetwork) -> Option<(Ipv4Net, Ipv4Addr, &DesiredSubnet)> {
-    network.subnets.iter().find_map(|subnet| match (subnet.cidr, subnet.gateway) {
-        (IpNet::V4(cidr), Some(IpAddr::V4(gateway))) => Some((cidr, gateway, subnet)),
-        _ => None,
-    })
+/// The gateways that the network itself answers for.
+pub(crate) fn own_gateways(network: &DesiredNetwork) -> impl Iterator<Item = (IpAddr, &DesiredSubnet)> {
+    let own = network.subnets.iter().filter(|subnet| subnet.gateway_is_ours);
+    own.filter_map(|subnet| Some((subnet.gateway?, subnet)))
 }
 
-/// The first IPv6 subnet.
-pub(crate) fn subnet_v6(network: &DesiredNetwork) -> Option<(Ipv6Net, Ipv6Addr, &DesiredSubnet)> {
-    network.subnets.iter().find_map(|subnet| match (subnet.cidr, subnet.gateway) {
-        (IpNet::V6(cidr), Some(IpAddr::V6(gateway))) => Some((cidr, gateway, subnet)),
-        _ => None,
-    })
+/// Whether the network has IPv6 addresses of its own.
+pub(crate) fn has_v6(network: &DesiredNetwork) -> bool {
+    network.subnets.iter().any(|subnet| subnet.cidr.addr().is_ipv6())
 }
 
 #[cfg(test)]

@@ -14,7 +14,10 @@ use hull_types::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{GuestMetadata, layout::subnet_v4};
+use super::{
+    GuestMetadata,
+    view::{address_v4, subnets_v4},
+};
 
 /// The longest life of a session token, in seconds (EC2's own limit).
 const TOKEN_LIFE: u64 = 21_600;
@@ -167,7 +170,7 @@ fn ec2_leaves(caller: Caller<'_>) -> BTreeMap<String, String> {
     if port.addresses.iter().any(IpAddr::is_ipv6) {
         leaves.insert(format!("{interface}/ipv6s"), of_family(false));
     }
-    if let Some((range, ..)) = subnet_v4(network) {
+    if let Some((range, _)) = subnets_v4(network).find(|(range, _)| address_v4(port, *range).is_some()) {
         leaves.insert(format!("{interface}/subnet-ipv4-cidr-block"), range.to_string());
     }
     for (index, (_, key)) in guest.ssh_keys.iter().enumerate() {

@@ -45,6 +45,7 @@ mod router;
 mod router_rules;
 mod rules;
 mod serve;
+mod shaping;
 mod tap;
 mod view;
 mod vxlan;

@@ -2,16 +2,17 @@
 //!
 //! Addresses come from DHCPv6 (the M flag): anti-spoofing lets a port use its own address only, and an address made up by
 //! SLAAC would be another. The A flag is set where both are the same for every port, that is where all addresses of the
-//! range were made from MACs. Lifetimes are as long as the formats allow, so that a guest keeps its route and resolver
+//! range were made from MACs. It offers itself as a router where a gateway is the network's own; elsewhere as the way to
+//! the metadata and name services only (RFC 4191), and another machine may be the router. Lifetimes are as long as the formats allow, so that a guest keeps its route and resolver
 //! while Hull is down.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use hull_types::network::Uplink;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::{
-    layout::{eui64, gateway_mac, subnet_v6},
-    view::{View, address_v6},
+    layout::{METADATA_V6, eui64, gateway_mac},
+    view::{View, address_v6, resolvers, served_v6},
 };
 
 /// ICMPv6 types (RFC 4861, section 4).
@@ -23,6 +24,8 @@ const MANAGED: u8 = 0x80;
 const OTHER: u8 = 0x40;
 const ON_LINK: u8 = 0x80;
 const AUTONOMOUS: u8 = 0x40;
+/// Where the network's own services are.
+const SERVICES: Ipv6Net = Ipv6Net::new_assert(METADATA_V6, 64);
 
 /// Whether this ICMPv6 message asks for an advertisement.
 pub(crate) fn is_solicitation(message: &[u8]) -> bool {
@@ -32,9 +35,10 @@ pub(crate) fn is_solicitation(message: &[u8]) -> bool {
 /// What the gateway advertises; `None` where the network has no IPv6. The checksum is left to the kernel.
 pub(crate) fn advertisement(view: &View) -> Option<Vec<u8>> {
     let network = view.network();
-    let (range, gateway, subnet) = subnet_v6(network)?;
+    let (_, first) = served_v6(network).next()?;
+    let ours = served_v6(network).any(|(_, subnet)| subnet.gateway_is_ours && subnet.gateway.is_some());
     // RFC 8319 raises the limit from 9000 s to what the field holds.
-    let lifetime: u16 = if network.uplink == Uplink::None { 0 } else { u16::MAX };
+    let lifetime: u16 = if ours { u16::MAX } else { 0 };
     let mut message = vec![ADVERTISEMENT, 0, 0, 0, 64, MANAGED | OTHER];
     message.extend(lifetime.to_be_bytes());
     message.extend([0; 8]);
@@ -45,27 +49,26 @@ pub(crate) fn advertisement(view: &View) -> Option<Vec<u8>> {
     message.extend([5, 1, 0, 0]);
     message.extend(u32::from(network.mtu).to_be_bytes());
 
-    let autonomous = range.prefix_len() == 64
-        && network
-            .ports
-            .iter()
-            .all(|port| address_v6(port, range).is_none_or(|address| address == eui64(range.network(), port.mac)));
-    message.extend([3, 4, range.prefix_len(), ON_LINK | if autonomous { AUTONOMOUS } else { 0 }]);
-    message.extend([FOREVER, FOREVER, [0; 4]].concat());
-    message.extend(range.network().octets());
+    for (range, _) in served_v6(network) {
+        prefix(&mut message, view, range);
+    }
+    if !ours {
+        route(&mut message, SERVICES);
+    }
+    for (_, subnet) in served_v6(network).filter(|(_, subnet)| subnet.gateway_is_ours) {
+        for to in subnet.routes.iter().filter_map(|route| v6_net(route.to)) {
+            route(&mut message, to);
+        }
+    }
 
-    let mut resolvers: Vec<Ipv6Addr> = subnet
-        .dns
-        .iter()
+    let resolvers: Vec<Ipv6Addr> = resolvers(first)
+        .into_iter()
         .filter_map(|address| match address {
-            IpAddr::V6(v6) => Some(*v6),
+            IpAddr::V6(v6) => Some(v6),
             IpAddr::V4(_) => None,
         })
         .take(8)
         .collect();
-    if resolvers.is_empty() {
-        resolvers.push(gateway);
-    }
     // RFC 8106: lengths are in units of eight bytes.
     message.extend([25, 1 + 2 * resolvers.len() as u8, 0, 0]);
     message.extend(FOREVER);
@@ -77,6 +80,33 @@ pub(crate) fn advertisement(view: &View) -> Option<Vec<u8>> {
     message.extend(FOREVER);
     message.extend(domain);
     Some(message)
+}
+
+/// Prefix information (RFC 4861, section 4.6.2).
+fn prefix(message: &mut Vec<u8>, view: &View, range: Ipv6Net) {
+    let autonomous = range.prefix_len() == 64
+        && view
+            .network()
+            .ports
+            .iter()
+            .all(|port| address_v6(port, range).is_none_or(|address| address == eui64(range.network(), port.mac)));
+    message.extend([3, 4, range.prefix_len(), ON_LINK | if autonomous { AUTONOMOUS } else { 0 }]);
+    message.extend([FOREVER, FOREVER, [0; 4]].concat());
+    message.extend(range.network().octets());
+}
+
+/// Route information (RFC 4191, section 2.3), of medium preference.
+fn route(message: &mut Vec<u8>, to: Ipv6Net) {
+    message.extend([24, 3, to.prefix_len(), 0]);
+    message.extend(FOREVER);
+    message.extend(to.network().octets());
+}
+
+fn v6_net(net: IpNet) -> Option<Ipv6Net> {
+    match net {
+        IpNet::V6(v6) => Some(v6),
+        IpNet::V4(_) => None,
+    }
 }
 
 /// A domain as DNS writes it: labels behind their lengths, a zero at the end.
@@ -133,8 +163,13 @@ mod tests {
         }
         let message = advertisement(&View::new(network.clone())).unwrap();
         assert_eq!(options(&message)[&3][1], ON_LINK | AUTONOMOUS);
-        network.uplink = Uplink::None;
-        assert_eq!(advertisement(&View::new(network.clone())).unwrap()[6..8], [0, 0]);
+        network.subnets[1].gateway_is_ours = false;
+        let message = advertisement(&View::new(network.clone())).unwrap();
+        assert_eq!(message[6..8], [0, 0], "no router");
+        let options = options(&message);
+        assert_eq!(options[&24][..2], [64, 0]);
+        assert_eq!(options[&24][6..14], [0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0], "but a way to the services");
+        assert_eq!(options[&25][6..], super::super::layout::RESOLVER_V6.octets());
         network.subnets.retain(|subnet| subnet.cidr.addr().is_ipv4());
         assert_eq!(advertisement(&View::new(network)), None);
     }

@@ -28,12 +28,13 @@ use super::{GuestMetadata, metadata::TokenKey, netns::Netns, view::View};
 /// Between two tries to open a socket.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// What sockets are bound to: a namespace, a bridge in it, the gateway's addresses on it.
+/// What sockets are bound to: a namespace, a bridge in it, the addresses on it that names are asked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ground {
     pub(crate) namespace: u64,
     pub(crate) bridge: u32,
-    pub(crate) gateways: Vec<IpAddr>,
+    pub(crate) resolvers: Vec<IpAddr>,
+    pub(crate) with_v6: bool,
 }
 
 /// When each MAC last got its lease, in seconds since 1970.
@@ -128,16 +129,15 @@ impl Services {
         let Stock { namespace, host, resolv_conf, view, guests, leases, tokens } = stock;
         let (sender, receiver) = watch::channel(view);
         let shop = Shop { namespace, host, resolv_conf, view: receiver, guests, leases, tokens };
-        let with_v6 = ground.gateways.iter().any(IpAddr::is_ipv6);
-        let bridge = ground.bridge;
+        let Ground { with_v6, bridge, .. } = ground;
         let mut tasks = JoinSet::new();
         tasks.spawn(supervise(shop.clone(), dhcp::serve_v4));
         if with_v6 {
             tasks.spawn(supervise(shop.clone(), move |shop| dhcp::serve_v6(shop, bridge)));
             tasks.spawn(supervise(shop.clone(), move |shop| dhcp::advertise(shop, bridge)));
         }
-        for &gateway in &ground.gateways {
-            tasks.spawn(supervise(shop.clone(), move |shop| dns::serve(shop, gateway)));
+        for &resolver in &ground.resolvers {
+            tasks.spawn(supervise(shop.clone(), move |shop| dns::serve(shop, resolver)));
         }
         tasks.spawn(supervise(shop, move |shop| http::serve(shop, with_v6)));
         Self { ground, view: sender, _tasks: tasks }

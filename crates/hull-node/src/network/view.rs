@@ -6,11 +6,12 @@ use std::{
 };
 
 use hull_types::{
-    link::{DesiredNetwork, DesiredPort},
-    network::Mac,
+    link::{DesiredNetwork, DesiredPort, DesiredSubnet},
+    network::{Mac, Uplink},
 };
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::layout::link_local;
+use super::layout::{RESOLVER_V4, RESOLVER_V6, link_local};
 
 /// A network as its services see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl View {
 }
 
 /// The port's address in this range.
-pub(crate) fn address_v4(port: &DesiredPort, range: ipnet::Ipv4Net) -> Option<Ipv4Addr> {
+pub(crate) fn address_v4(port: &DesiredPort, range: Ipv4Net) -> Option<Ipv4Addr> {
     port.addresses.iter().find_map(|address| match address {
         IpAddr::V4(v4) if range.contains(v4) => Some(*v4),
         _ => None,
@@ -62,9 +63,43 @@ pub(crate) fn address_v4(port: &DesiredPort, range: ipnet::Ipv4Net) -> Option<Ip
 }
 
 /// The port's address in this range.
-pub(crate) fn address_v6(port: &DesiredPort, range: ipnet::Ipv6Net) -> Option<Ipv6Addr> {
+pub(crate) fn address_v6(port: &DesiredPort, range: Ipv6Net) -> Option<Ipv6Addr> {
     port.addresses.iter().find_map(|address| match address {
         IpAddr::V6(v6) if range.contains(v6) => Some(*v6),
         _ => None,
     })
+}
+
+/// The IPv4 subnets in their order.
+pub(crate) fn subnets_v4(network: &DesiredNetwork) -> impl Iterator<Item = (Ipv4Net, &DesiredSubnet)> {
+    network.subnets.iter().filter_map(|subnet| match subnet.cidr {
+        IpNet::V4(range) => Some((range, subnet)),
+        IpNet::V6(_) => None,
+    })
+}
+
+/// The IPv6 subnets that DHCP and router advertisements serve, in their order.
+pub(crate) fn served_v6(network: &DesiredNetwork) -> impl Iterator<Item = (Ipv6Net, &DesiredSubnet)> {
+    network.subnets.iter().filter(|subnet| subnet.dhcp).filter_map(|subnet| match subnet.cidr {
+        IpNet::V6(range) => Some((range, subnet)),
+        IpNet::V4(_) => None,
+    })
+}
+
+/// Whether the subnet's gateway leads anywhere: the network's own, one outside, or a VM that has the address.
+pub(crate) fn leads_out(view: &View, subnet: &DesiredSubnet) -> bool {
+    let outside = matches!(view.network().uplink, Uplink::Provider(_));
+    subnet.gateway.is_some_and(|gateway| subnet.gateway_is_ours || outside || view.port_of_address(gateway).is_some())
+}
+
+/// The name servers of a subnet: those it names, else the network's own.
+pub(crate) fn resolvers(subnet: &DesiredSubnet) -> Vec<IpAddr> {
+    let v4 = subnet.cidr.addr().is_ipv4();
+    let named: Vec<IpAddr> = subnet.dns.iter().copied().filter(|address| address.is_ipv4() == v4).collect();
+    match subnet.gateway.filter(|_| subnet.gateway_is_ours) {
+        _ if !named.is_empty() => named,
+        Some(gateway) => vec![gateway],
+        None if v4 => vec![RESOLVER_V4.into()],
+        None => vec![RESOLVER_V6.into()],
+    }
 }

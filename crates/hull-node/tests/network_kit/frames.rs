@@ -26,7 +26,12 @@ pub fn arp(frame_mac: Mac, sender_mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) 
 }
 
 pub fn udp(path: Path, from: u16, to: u16) -> Vec<u8> {
-    let mut segment = [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0, 12, 0, 0], b"hull"].concat();
+    datagram(path, from, to, b"hull")
+}
+
+pub fn datagram(path: Path, from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() + 8) as u16;
+    let mut segment = [&from.to_be_bytes()[..], &to.to_be_bytes(), &length.to_be_bytes(), &[0, 0], payload].concat();
     seal(path, 17, &mut segment, 6);
     ip(path, 17, 64, &segment)
 }
@@ -96,6 +101,6 @@ fn bytes(address: IpAddr) -> Vec<u8> {
 /// The internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    (!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes()
+    let fold = |sum: u32| (sum & 0xffff) + (sum >> 16);
+    (!fold(fold(sum)) as u16).to_be_bytes()
 }

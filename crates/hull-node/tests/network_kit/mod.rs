@@ -12,6 +12,7 @@
 
 pub mod frames;
 pub mod site;
+pub mod wire;
 
 use std::{
     net::IpAddr,

@@ -15,6 +15,7 @@ mod import;
 mod libvirt;
 mod list;
 mod memory;
+mod network;
 mod placement;
 mod qemu;
 mod start;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use table::Row;
 
 /// The budgets, in the order they are measured.
-const ALL: [&str; 7] = ["placement", "start", "create", "list", "boot", "import", "debian"];
+const ALL: [&str; 8] = ["placement", "network", "start", "create", "list", "boot", "import", "debian"];
 
 /// One budget may not take longer than this, so that a run ends.
 const DEADLINE: Duration = Duration::from_secs(1800);
@@ -80,6 +81,7 @@ async fn main() -> anyhow::Result<()> {
 async fn measure(name: &str, effort: Effort) -> anyhow::Result<Vec<Row>> {
     match name {
         "placement" => Ok(placement::rows(effort)),
+        "network" => Box::pin(network::rows(effort)).await,
         "start" => Box::pin(start::rows(effort)).await,
         "create" => Box::pin(create::rows(effort)).await,
         "list" => Box::pin(list::rows(effort)).await,

@@ -1,181 +1,215 @@
-//! Security rules as nftables chains: a constant number of set look-ups, however many rules there are.
+//! Security groups as nftables chains: a constant number of set look-ups, however many rules there are.
+//!
+//! A group is a chain for each direction, and the chain of a port's set of groups jumps to them. Rules whose other side is
+//! a group look into a named set of that group's addresses: who joins or leaves it touches that set alone.
 //!
 //! nftables refuses overlapping intervals in one set, and users write them (`22 from anywhere`, `20-30 from 10.0.0.0/8`).
 //! So the ports are cut where any rule begins or ends; each piece has the set of ranges that may reach it, without those
 //! inside another; pieces that are neighbours and let the same in become one again.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use hull_types::{
-    link::{DesiredNetwork, DesiredPort},
-    security_group::{Direction, Remote, RuleMatch, SecurityRule},
+    id::SecurityGroupId,
+    link::DesiredGroup,
+    security_group::{Direction, Family, Remote, RuleMatch},
 };
 use ipnet::IpNet;
-use sha2::{Digest, Sha256};
 
 /// What lets packets through, with the other side as addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Opening {
-    direction: Direction,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Opening {
     matches: RuleMatch,
     remote: IpNet,
-}
-
-/// The openings of a port: its groups' rules, those that name a group once for each member.
-pub(super) fn rules_of(network: &DesiredNetwork, port: &DesiredPort) -> Vec<Opening> {
-    let group = |id| network.groups.iter().find(move |group| group.id == id);
-    let rules = port.groups.iter().filter_map(|&id| group(id)).flat_map(|group| &group.rules);
-    rules
-        .flat_map(|rule: &SecurityRule| {
-            let remotes: Vec<IpNet> = match rule.remote {
-                Remote::Net(net) => vec![net],
-                Remote::Group(id) => {
-                    group(id).into_iter().flat_map(|group| &group.members).map(|&member| member.into()).collect()
-                }
-            };
-            remotes.into_iter().map(|remote| Opening { direction: rule.direction, matches: rule.matches, remote })
-        })
-        .collect()
 }
 
 /// A piece of a number space (ports, ICMP types), both ends included.
 type Piece = (u16, u16);
 
-/// A chain made of rules, named by them: ports with the same rules share it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct GroupChain {
-    pub(super) name: String,
-    pub(super) lines: Vec<String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    fn of(net: &IpNet) -> Self {
-        match net {
-            IpNet::V4(_) => Self::V4,
-            IpNet::V6(_) => Self::V6,
-        }
-    }
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::V4 => "ip",
-            Self::V6 => "ip6",
-        }
-    }
-
-    const fn protocol_word(self) -> &'static str {
-        match self {
-            Self::V4 => "ipv4",
-            Self::V6 => "ipv6",
-        }
-    }
-
-    const fn icmp(self) -> &'static str {
-        match self {
-            Self::V4 => "icmp",
-            Self::V6 => "icmpv6",
-        }
-    }
-}
-
-/// The chain for one direction of a port's rules; `None` outbound where no rule speaks of it, as all may leave then.
-pub(super) fn chain(rules: &[Opening], direction: Direction) -> Option<GroupChain> {
-    let rules: Vec<&Opening> = rules.iter().filter(|rule| rule.direction == direction).collect();
-    let (prefix, side, verdict) = match direction {
-        Direction::Ingress => ("in", "saddr", "accept"),
-        // What may leave goes on to the other end's inbound rules.
-        Direction::Egress => ("out", "daddr", "return"),
+/// The name of a group's chain.
+pub(super) fn chain_name(group: SecurityGroupId, direction: Direction) -> String {
+    let way = match direction {
+        Direction::Ingress => "in",
+        Direction::Egress => "out",
     };
-    if direction == Direction::Egress && rules.is_empty() {
-        return None;
-    }
-    let mut lines: Vec<String> =
-        Family::BOTH.iter().flat_map(|&family| family_lines(&rules, family, side, verdict)).collect();
-    if direction == Direction::Egress {
-        lines.push("drop".to_owned());
-    }
-    let digest = hex::encode(Sha256::digest(lines.join("\n")));
-    Some(GroupChain { name: format!("{prefix}_{}", &digest[..12]), lines })
+    format!("group_{}_{way}", group.0.simple())
 }
 
-fn family_lines(rules: &[&Opening], family: Family, side: &str, verdict: &str) -> Vec<String> {
-    let of_family = || rules.iter().filter(move |rule| Family::of(&rule.remote) == family);
-    let remotes = |wanted: fn(&RuleMatch) -> bool| {
-        IpNet::aggregate(&of_family().filter(|rule| wanted(&rule.matches)).map(|rule| rule.remote.trunc()).collect())
+/// The name of the set of a group's addresses.
+pub(super) fn members_name(group: SecurityGroupId, family: Family) -> String {
+    let number = match family {
+        Family::Ipv4 => 4,
+        Family::Ipv6 => 6,
     };
-    let spans = |span: fn(&RuleMatch) -> Option<Piece>| -> Vec<(Piece, IpNet)> {
-        of_family().filter_map(|rule| Some((span(&rule.matches)?, rule.remote.trunc()))).collect()
-    };
+    format!("members{number}_{}", group.0.simple())
+}
 
-    let mut lines = Vec::new();
-    lines.extend(whole_line(&remotes(|m| matches!(m, RuleMatch::Any)), family, side, "", verdict));
-    let all_icmp = remotes(|m| matches!(m, RuleMatch::Icmp { kind: None, .. }));
-    let l4 = format!(" meta l4proto {}", if family == Family::V4 { "icmp" } else { "ipv6-icmp" });
-    lines.extend(whole_line(&all_icmp, family, side, &l4, verdict));
-    let tcp = spans(|m| match *m {
-        RuleMatch::Tcp { from, to } => Some((from, to)),
-        _ => None,
-    });
-    let udp = spans(|m| match *m {
-        RuleMatch::Udp { from, to } => Some((from, to)),
-        _ => None,
-    });
-    let icmp = spans(|m| match *m {
-        RuleMatch::Icmp { kind: Some(kind), .. } => Some((kind.into(), kind.into())),
-        _ => None,
-    });
-    lines.extend(piece_lines(&tcp, family, side, "tcp dport", verdict));
-    lines.extend(piece_lines(&udp, family, side, "udp dport", verdict));
-    lines.extend(piece_lines(&icmp, family, side, &format!("{} type", family.icmp()), verdict));
+/// The groups that a group's rules name as the other side.
+pub(super) fn remotes(group: &DesiredGroup) -> impl Iterator<Item = SecurityGroupId> {
+    group.rules.iter().filter_map(|rule| match rule.remote {
+        Remote::Group(id) => Some(id),
+        Remote::Net(_) => None,
+    })
+}
+
+/// The lines of a group's chain for one direction: what matches passes, what does not goes on to the port's next group.
+pub(super) fn chain(group: &DesiredGroup, direction: Direction) -> Vec<String> {
+    Family::BOTH.iter().flat_map(|&family| of_family(group, direction, family)).collect()
+}
+
+fn of_family(group: &DesiredGroup, direction: Direction, family: Family) -> Vec<String> {
+    let (mut nets, mut groups) = (Vec::new(), BTreeMap::<SecurityGroupId, Vec<Opening>>::new());
+    for rule in group.rules.iter().filter(|rule| rule.direction == direction && rule.family == family) {
+        match rule.remote {
+            Remote::Net(remote) => nets.push(Opening { matches: rule.matches, remote: remote.trunc() }),
+            // The set says who; the rest is as if it were anybody.
+            Remote::Group(id) => {
+                groups.entry(id).or_default().push(Opening { matches: rule.matches, remote: all(family) });
+            }
+        }
+    }
+    let mut lines = Writer::new(direction, family, None).lines(&nets);
+    for (id, openings) in groups {
+        lines.extend(Writer::new(direction, family, Some(id)).lines(&openings));
+    }
     lines
+}
+
+fn all(family: Family) -> IpNet {
+    match family {
+        Family::Ipv4 => IpNet::new_assert(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        Family::Ipv6 => IpNet::new_assert(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+    }
+}
+
+/// Writes the lines of one family, direction and other side.
+struct Writer {
+    /// Begins a line that any address may match.
+    open: String,
+    /// The other side's address, `ip saddr`.
+    side: &'static str,
+    icmp: &'static str,
+    l4_icmp: &'static str,
+    verdict: &'static str,
+}
+
+impl Writer {
+    fn new(direction: Direction, family: Family, members_of: Option<SecurityGroupId>) -> Self {
+        let side = match (family, direction) {
+            (Family::Ipv4, Direction::Ingress) => "ip saddr",
+            (Family::Ipv4, Direction::Egress) => "ip daddr",
+            (Family::Ipv6, Direction::Ingress) => "ip6 saddr",
+            (Family::Ipv6, Direction::Egress) => "ip6 daddr",
+        };
+        let (any, icmp, l4_icmp) = match family {
+            Family::Ipv4 => ("meta nfproto ipv4", "icmp", "icmp"),
+            Family::Ipv6 => ("meta nfproto ipv6", "icmpv6", "ipv6-icmp"),
+        };
+        let open = match members_of {
+            None => any.to_owned(),
+            Some(id) => format!("{side} @{}", members_name(id, family)),
+        };
+        let verdict = match direction {
+            Direction::Ingress => "accept",
+            // What may leave has served its mark: see `super::inet`.
+            Direction::Egress => "meta mark set 0 accept",
+        };
+        Self { open, side, icmp, l4_icmp, verdict }
+    }
+
+    fn lines(&self, rules: &[Opening]) -> Vec<String> {
+        let remotes = |wanted: fn(&RuleMatch) -> bool| {
+            IpNet::aggregate(&rules.iter().filter(|rule| wanted(&rule.matches)).map(|rule| rule.remote).collect())
+        };
+        let spans = |span: fn(&RuleMatch) -> Option<Piece>| -> Vec<(Piece, IpNet)> {
+            rules.iter().filter_map(|rule| Some((span(&rule.matches)?, rule.remote))).collect()
+        };
+        let tcp = spans(|m| match *m {
+            RuleMatch::Tcp { from, to } => Some((from, to)),
+            _ => None,
+        });
+        let udp = spans(|m| match *m {
+            RuleMatch::Udp { from, to } => Some((from, to)),
+            _ => None,
+        });
+        let icmp = spans(|m| match *m {
+            RuleMatch::Icmp { kind: Some(kind), code: None } => Some((kind.into(), kind.into())),
+            _ => None,
+        });
+        let others = spans(|m| match *m {
+            RuleMatch::Other { number } => Some((number.into(), number.into())),
+            _ => None,
+        });
+        let mut lines = Vec::new();
+        lines.extend(self.whole(&remotes(|m| matches!(m, RuleMatch::Any)), ""));
+        let all_icmp = remotes(|m| matches!(m, RuleMatch::Icmp { kind: None, .. }));
+        lines.extend(self.whole(&all_icmp, &format!(" meta l4proto {}", self.l4_icmp)));
+        lines.extend(self.pieces(&tcp, "tcp dport"));
+        lines.extend(self.pieces(&udp, "udp dport"));
+        lines.extend(self.pieces(&icmp, &format!("{} type", self.icmp)));
+        lines.extend(self.icmp_codes(rules));
+        lines.extend(self.pieces(&others, "meta l4proto"));
+        lines
+    }
+
+    fn whole(&self, remotes: &[IpNet], what: &str) -> Option<String> {
+        let Self { open, side, verdict, .. } = self;
+        if remotes.is_empty() {
+            None
+        } else if remotes.iter().any(everywhere) {
+            Some(format!("{open}{what} {verdict}"))
+        } else {
+            let remotes: Vec<String> = remotes.iter().map(ToString::to_string).collect();
+            Some(format!("{side} {{ {} }}{what} {verdict}", remotes.join(", ")))
+        }
+    }
+
+    fn pieces(&self, spans: &[(Piece, IpNet)], field: &str) -> Vec<String> {
+        self.by_value(disjoint(spans).into_iter().map(|(piece, nets)| (written(piece), nets)).collect(), field)
+    }
+
+    fn icmp_codes(&self, rules: &[Opening]) -> Vec<String> {
+        let mut by_code: BTreeMap<(u8, u8), Vec<IpNet>> = BTreeMap::new();
+        for rule in rules {
+            if let RuleMatch::Icmp { kind: Some(kind), code: Some(code) } = rule.matches {
+                by_code.entry((kind, code)).or_default().push(rule.remote);
+            }
+        }
+        let values =
+            by_code.into_iter().map(|((kind, code), nets)| (format!("{kind} . {code}"), IpNet::aggregate(&nets)));
+        self.by_value(values.collect(), &format!("{0} type . {0} code", self.icmp))
+    }
+
+    /// One line for what comes from anywhere and one for what comes from somewhere.
+    fn by_value(&self, values: Vec<(String, Vec<IpNet>)>, field: &str) -> Vec<String> {
+        let Self { open, side, verdict, .. } = self;
+        let (anywhere, somewhere): (Vec<_>, Vec<_>) =
+            values.into_iter().partition(|(_, remotes)| remotes.iter().any(everywhere));
+        let mut lines = Vec::new();
+        if !anywhere.is_empty() {
+            let values: Vec<String> = anywhere.into_iter().map(|(value, _)| value).collect();
+            lines.push(format!("{open} {field} {{ {} }} {verdict}", values.join(", ")));
+        }
+        if !somewhere.is_empty() {
+            let elements: Vec<String> = somewhere
+                .iter()
+                .flat_map(|(value, remotes)| remotes.iter().map(move |remote| format!("{remote} . {value}")))
+                .collect();
+            lines.push(format!("{side} . {field} {{ {} }} {verdict}", elements.join(", ")));
+        }
+        lines
+    }
 }
 
 fn everywhere(net: &IpNet) -> bool {
     net.prefix_len() == 0
 }
 
-fn whole_line(remotes: &[IpNet], family: Family, side: &str, what: &str, verdict: &str) -> Option<String> {
-    if remotes.is_empty() {
-        return None;
-    }
-    if remotes.iter().any(everywhere) {
-        return Some(format!("meta nfproto {}{what} {verdict}", family.protocol_word()));
-    }
-    Some(format!("{} {side} {{ {} }}{what} {verdict}", family.word(), join(remotes)))
-}
-
-fn piece_lines(spans: &[(Piece, IpNet)], family: Family, side: &str, field: &str, verdict: &str) -> Vec<String> {
-    let (open, narrow): (Vec<_>, Vec<_>) =
-        disjoint(spans).into_iter().partition(|(_, remotes)| remotes.iter().any(everywhere));
-    let mut lines = Vec::new();
-    if !open.is_empty() {
-        let pieces: Vec<String> = open.iter().map(|(piece, _)| written(*piece)).collect();
-        lines.push(format!("meta nfproto {} {field} {{ {} }} {verdict}", family.protocol_word(), pieces.join(", ")));
-    }
-    if !narrow.is_empty() {
-        let elements: Vec<String> = narrow
-            .iter()
-            .flat_map(|(piece, remotes)| remotes.iter().map(|remote| format!("{remote} . {}", written(*piece))))
-            .collect();
-        lines.push(format!("{} {side} . {field} {{ {} }} {verdict}", family.word(), elements.join(", ")));
-    }
-    lines
-}
-
 fn written((from, to): Piece) -> String {
     if from == to { from.to_string() } else { format!("{from}-{to}") }
-}
-
-fn join(nets: &[IpNet]) -> String {
-    nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Cuts spans into disjoint pieces, each with the least set of disjoint ranges that may reach it.
@@ -203,30 +237,51 @@ fn disjoint(spans: &[(Piece, IpNet)]) -> Vec<(Piece, Vec<IpNet>)> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use hull_types::{id::SecurityRuleId, security_group::SecurityRule};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn rule(direction: Direction, matches: RuleMatch, remote: &str) -> Opening {
-        Opening { direction, matches, remote: remote.parse().unwrap() }
+    fn rule(direction: Direction, matches: RuleMatch, remote: Remote, family: Family) -> SecurityRule {
+        let (id, description) = (SecurityRuleId(uuid::Uuid::nil()), String::new());
+        SecurityRule { id, direction, family, matches, remote, description }
+    }
+
+    fn net(direction: Direction, matches: RuleMatch, remote: &str) -> SecurityRule {
+        let remote: IpNet = remote.parse().unwrap();
+        rule(direction, matches, Remote::Net(remote), Family::of(&remote.addr()))
+    }
+
+    fn lines(direction: Direction, rules: Vec<SecurityRule>) -> Vec<String> {
+        let group = DesiredGroup { id: SecurityGroupId(uuid::Uuid::nil()), stateful: true, rules, members: vec![] };
+        chain(&group, direction)
     }
 
     #[test]
     fn ordinary_rules_are_one_line_a_protocol() {
-        let rules = [
-            rule(Direction::Ingress, RuleMatch::Tcp { from: 22, to: 22 }, "0.0.0.0/0"),
-            rule(Direction::Ingress, RuleMatch::Tcp { from: 80, to: 90 }, "0.0.0.0/0"),
-            rule(Direction::Ingress, RuleMatch::Tcp { from: 85, to: 99 }, "10.0.0.0/8"),
-            rule(Direction::Ingress, RuleMatch::Icmp { kind: None, code: None }, "0.0.0.0/0"),
-            rule(Direction::Ingress, RuleMatch::Icmp { kind: Some(128), code: None }, "2001:db8::/32"),
-            rule(Direction::Ingress, RuleMatch::Any, "::1/128"),
+        use Direction::Ingress;
+        let rules = vec![
+            net(Ingress, RuleMatch::Tcp { from: 22, to: 22 }, "0.0.0.0/0"),
+            net(Ingress, RuleMatch::Tcp { from: 80, to: 90 }, "0.0.0.0/0"),
+            net(Ingress, RuleMatch::Tcp { from: 85, to: 99 }, "10.0.0.0/8"),
+            net(Ingress, RuleMatch::Icmp { kind: None, code: None }, "0.0.0.0/0"),
+            net(Ingress, RuleMatch::Icmp { kind: Some(3), code: Some(4) }, "0.0.0.0/0"),
+            net(Ingress, RuleMatch::Icmp { kind: Some(5), code: Some(1) }, "10.0.0.0/8"),
+            net(Ingress, RuleMatch::Other { number: 112 }, "10.0.0.0/8"),
+            net(Ingress, RuleMatch::Other { number: 47 }, "0.0.0.0/0"),
+            net(Ingress, RuleMatch::Icmp { kind: Some(128), code: None }, "2001:db8::/32"),
+            net(Ingress, RuleMatch::Any, "::1/128"),
         ];
         assert_eq!(
-            chain(&rules, Direction::Ingress).unwrap().lines,
+            lines(Ingress, rules),
             [
                 "meta nfproto ipv4 meta l4proto icmp accept",
                 "meta nfproto ipv4 tcp dport { 22, 80-90 } accept",
                 "ip saddr . tcp dport { 10.0.0.0/8 . 91-99 } accept",
+                "meta nfproto ipv4 icmp type . icmp code { 3 . 4 } accept",
+                "ip saddr . icmp type . icmp code { 10.0.0.0/8 . 5 . 1 } accept",
+                "meta nfproto ipv4 meta l4proto { 47 } accept",
+                "ip saddr . meta l4proto { 10.0.0.0/8 . 112 } accept",
                 "ip6 saddr { ::1/128 } accept",
                 "ip6 saddr . icmpv6 type { 2001:db8::/32 . 128 } accept",
             ]
@@ -234,22 +289,30 @@ mod tests {
     }
 
     #[test]
-    fn all_may_leave_until_a_rule_speaks_of_it() {
-        assert_eq!(chain(&[], Direction::Egress), None);
-        let rules = [rule(Direction::Egress, RuleMatch::Udp { from: 53, to: 53 }, "9.9.9.9/32")];
+    fn a_group_on_the_other_side_is_a_set_by_its_name() {
+        let other = Remote::Group(SecurityGroupId(uuid::Uuid::from_u128(7)));
+        let rules = vec![
+            rule(Direction::Ingress, RuleMatch::Tcp { from: 1, to: 9 }, other, Family::Ipv4),
+            rule(Direction::Ingress, RuleMatch::Tcp { from: 5, to: 20 }, other, Family::Ipv4),
+            rule(Direction::Egress, RuleMatch::Any, other, Family::Ipv6),
+        ];
         assert_eq!(
-            chain(&rules, Direction::Egress).unwrap().lines,
-            ["ip daddr . udp dport { 9.9.9.9/32 . 53 } return", "drop"]
+            lines(Direction::Ingress, rules.clone()),
+            ["ip saddr @members4_00000000000000000000000000000007 tcp dport { 1-20 } accept"]
+        );
+        assert_eq!(
+            lines(Direction::Egress, rules),
+            ["ip6 daddr @members6_00000000000000000000000000000007 meta mark set 0 accept"]
         );
     }
 
     #[test]
-    fn the_same_rules_share_a_chain() {
-        let one = rule(Direction::Ingress, RuleMatch::Tcp { from: 22, to: 22 }, "0.0.0.0/0");
-        let two = rule(Direction::Ingress, RuleMatch::Tcp { from: 22, to: 22 }, "10.1.2.3/8");
-        let narrow = rule(Direction::Ingress, RuleMatch::Tcp { from: 22, to: 22 }, "10.0.0.0/8");
-        assert_eq!(chain(&[one.clone(), two], Direction::Ingress), chain(&[narrow, one.clone()], Direction::Ingress));
-        assert_ne!(chain(&[one], Direction::Ingress), chain(&[], Direction::Ingress));
+    fn the_same_rules_in_another_order_are_the_same_chain() {
+        let one = net(Direction::Ingress, RuleMatch::Tcp { from: 22, to: 22 }, "0.0.0.0/0");
+        let two = net(Direction::Ingress, RuleMatch::Tcp { from: 23, to: 23 }, "10.1.2.3/8");
+        let narrow = net(Direction::Ingress, RuleMatch::Tcp { from: 23, to: 23 }, "10.0.0.0/8");
+        let ingress = Direction::Ingress;
+        assert_eq!(lines(ingress, vec![one.clone(), two]), lines(ingress, vec![narrow, one]));
     }
 
     fn spans() -> impl Strategy<Value = Vec<(Piece, IpNet)>> {

@@ -36,9 +36,9 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// What fits a datagram to or from a guest.
 const DATAGRAM: usize = 4096;
 
-pub(super) async fn serve(shop: Shop, gateway: IpAddr) {
+pub(super) async fn serve(shop: Shop, own: IpAddr) {
     let room = Arc::new(Semaphore::new(UNDER_WAY));
-    let address = SocketAddr::new(gateway, 53);
+    let address = SocketAddr::new(own, 53);
     tokio::join!(datagrams(shop.clone(), address, Arc::clone(&room)), connections(shop, address, room));
 }
 
