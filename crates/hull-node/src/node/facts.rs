@@ -176,6 +176,8 @@ mod tests {
                 hypervisor: Some(&facts),
                 disk_free: Bytes::gib(50),
                 certificate: Some(&certificate),
+                underlay: None,
+                providers: &[],
                 now: date(1_200 - left),
             };
             status(&known, None).conditions
