@@ -18,7 +18,7 @@ use hull_types::{
     id::ImageId,
     image::{DirectBoot, Image, ImageContent, ImageKind, ImagePhase, ImageProgress, Visibility},
     meta::Meta,
-    project::{Project, Usage},
+    project::{Project, QuotaKind, Usage},
     reason::{Reason, ReasonCode},
     units::Bytes,
     vm::Vm,
@@ -31,8 +31,6 @@ use crate::{
     check, event, quota,
     vm::create::{Kernel, content},
 };
-
-const ONE: Usage = Usage { images: 1, vms: 0, vcpus: 0, memory: Bytes::ZERO, disk: Bytes::ZERO, ports: 0, keypairs: 0 };
 
 /// Decides on a new record. `direct` is the request's kernel and initrd, resolved; `publisher` whether the caller may
 /// show an image to every project.
@@ -50,7 +48,7 @@ pub fn create(
     source_url(request.source_url.as_deref())?;
     bounds(request)?;
     let direct_boot = direct.map(|direct| direct_boot(request.kind, direct)).transpose()?;
-    let usage = quota::take(&project.quota, usage, ONE)?;
+    let changes = quota::charge(Changes::none(), project, usage, Usage::one(QuotaKind::Images))?;
     let image = Image {
         id: call.id(),
         meta: Meta {
@@ -72,11 +70,7 @@ pub fn create(
         ready_at: None,
     };
     let event = told(&image, "image.create", "created", call);
-    let mut changes = Changes::none()
-        .unchanged(Doc::Project(project.id))
-        .unchanged(Doc::Usage(project.id))
-        .and(Write::PutUsage { project: project.id, usage })
-        .and(Write::Claim(claim(&image)));
+    let mut changes = changes.and(Write::Claim(claim(&image)));
     for needed in direct.iter().flat_map(|d| std::iter::once(d.kernel).chain(d.initrd)) {
         changes = changes.unchanged(Doc::Image(needed.id));
     }
@@ -283,10 +277,8 @@ pub fn purge(image: &Image, users: &[&Vm], usage: Usage, call: &mut Call<'_>) ->
     }
     let project = image.meta.project;
     let told = told(image, "image.gone", "gone", call);
-    Changes::none()
-        .unchanged(Doc::Image(image.id))
-        .unchanged(Doc::Usage(project))
-        .and(Write::PutUsage { project, usage: quota::subtract(usage, ONE) })
+    let changes = Changes::none().unchanged(Doc::Image(image.id));
+    quota::refund(changes, project, usage, Usage::one(QuotaKind::Images))
         .and(Write::DeleteImage(image.id))
         .and(Write::Release(claim(image)))
         .event(told)

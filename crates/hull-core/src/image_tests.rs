@@ -113,10 +113,11 @@ fn deletion_marks_then_removes_or_restores() {
     assert_eq!(marked.phase, ImagePhase::Deleting);
     assert!(delete(&marked, &[], &[], call).unwrap().is_empty(), "asking again changes nothing");
     assert!(update(&marked, &ImageUpdate::default(), None, false, call).is_err());
-    let gone = purge(&marked, &[], ONE, call);
+    let one = Usage::one(QuotaKind::Images);
+    let gone = purge(&marked, &[], one, call);
     assert!(gone.writes.contains(&Write::DeleteImage(image.id)));
     assert!(gone.writes.contains(&Write::PutUsage { project: image.meta.project, usage: Usage::default() }));
-    let kept = purge(&marked, &[&vm()], ONE, call);
+    let kept = purge(&marked, &[&vm()], one, call);
     assert_eq!(put(&kept).unwrap().phase, ImagePhase::Ready, "a VM slipped in before the mark");
-    assert!(purge(&image, &[], ONE, call).is_empty(), "only what is marked goes");
+    assert!(purge(&image, &[], one, call).is_empty(), "only what is marked goes");
 }

@@ -5,7 +5,7 @@ use hull_types::{
     error::Result,
     keypair::{Keypair, PublicKey},
     meta::Meta,
-    project::{Project, Usage},
+    project::{Project, QuotaKind, Usage},
     wire::KeypairCreate,
 };
 use sha2::{Digest, Sha256};
@@ -16,16 +16,6 @@ use crate::{
     event, quota,
 };
 
-const ONE: Usage = Usage {
-    keypairs: 1,
-    vms: 0,
-    vcpus: 0,
-    memory: hull_types::units::Bytes::ZERO,
-    disk: hull_types::units::Bytes::ZERO,
-    images: 0,
-    ports: 0,
-};
-
 /// `SHA256:<base64>`, as `ssh-keygen -l` prints it (RFC 4716 names the older MD5 form; OpenSSH 6.8 and later this one).
 pub fn fingerprint(key: &PublicKey) -> String {
     format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(key.blob())))
@@ -33,7 +23,6 @@ pub fn fingerprint(key: &PublicKey) -> String {
 
 /// Decides on a new keypair.
 pub fn create(project: &Project, usage: Usage, request: &KeypairCreate, call: &mut Call<'_>) -> Result<Changes> {
-    let usage = quota::take(&project.quota, usage, ONE)?;
     let keypair = Keypair {
         id: call.id(),
         meta: Meta::new(project.id, request.name.clone(), call.now),
@@ -41,23 +30,16 @@ pub fn create(project: &Project, usage: Usage, request: &KeypairCreate, call: &m
         fingerprint: fingerprint(&request.public_key),
     };
     let event = told(&keypair, "keypair.create", "created", call);
-    Ok(Changes::none()
-        .unchanged(Doc::Project(project.id))
-        .unchanged(Doc::Usage(project.id))
-        .and(Write::PutUsage { project: project.id, usage })
-        .and(Write::Claim(claim(&keypair)))
-        .and(Write::PutKeypair(Box::new(keypair)))
-        .event(event))
+    let changes = quota::charge(Changes::none(), project, usage, Usage::one(QuotaKind::Keypairs))?;
+    Ok(changes.and(Write::Claim(claim(&keypair))).and(Write::PutKeypair(Box::new(keypair))).event(event))
 }
 
 /// Deletes a keypair.
 pub fn delete(keypair: &Keypair, usage: Usage, call: &mut Call<'_>) -> Changes {
     let project = keypair.meta.project;
     let event = told(keypair, "keypair.delete", "deleted", call);
-    Changes::none()
-        .unchanged(Doc::Keypair(keypair.id))
-        .unchanged(Doc::Usage(project))
-        .and(Write::PutUsage { project, usage: quota::subtract(usage, ONE) })
+    let changes = Changes::none().unchanged(Doc::Keypair(keypair.id));
+    quota::refund(changes, project, usage, Usage::one(QuotaKind::Keypairs))
         .and(Write::DeleteKeypair(keypair.id))
         .and(Write::Release(claim(keypair)))
         .event(event)
@@ -94,7 +76,7 @@ mod tests {
         let made = create(&project(), Usage::default(), &request, &mut call(&mut fresh)).unwrap();
         let keypair =
             made.writes.iter().find_map(|w| if let Write::PutKeypair(k) = w { Some(k) } else { None }).unwrap();
-        let gone = delete(keypair, ONE, &mut call(&mut fresh));
+        let gone = delete(keypair, Usage::one(QuotaKind::Keypairs), &mut call(&mut fresh));
         assert!(gone.writes.contains(&Write::PutUsage { project: project().id, usage: Usage::default() }));
     }
 }

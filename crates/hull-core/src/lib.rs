@@ -13,6 +13,7 @@
 //! simulator replays a failure from its seed. One noun, one module.
 
 pub mod app_credential;
+pub mod audit;
 pub mod call;
 pub mod certificate;
 pub mod change;

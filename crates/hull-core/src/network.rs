@@ -19,6 +19,7 @@ use crate::{
     change::{Changes, Claim, Doc, Named, Write},
     check, event, head,
     owner::Owner,
+    quota,
 };
 
 /// The name of the network and the group that are there from the start.
@@ -184,7 +185,7 @@ pub fn delete(going: &Going<'_>, owner: &Owner<'_>, powers: Powers, call: &mut C
         )));
     }
     let event = told(network, "network.delete", "deleted", call);
-    let mut changes = owner.give(Named::Network).unreferred(users).unchanged(Doc::Network(network.id));
+    let mut changes = owner.give_all(quota::of_network(network)).unreferred(users).unchanged(Doc::Network(network.id));
     for subnet in subnets {
         changes = changes.unchanged(Doc::Subnet(subnet.id)).and(Write::DeleteSubnet(subnet.id));
         changes.push(Write::Release(head::claim(Named::Subnet, &subnet.meta, subnet.id.0)));

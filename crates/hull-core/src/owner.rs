@@ -43,6 +43,11 @@ impl Owner<'_> {
         self.put(quota::subtract(self.usage, quota::one(kind)))
     }
 
+    /// Gives back what several things counted.
+    pub(crate) fn give_all(&self, held: Usage) -> Changes {
+        self.put(quota::subtract(self.usage, held))
+    }
+
     /// Passes the turnstile without taking anything.
     pub(crate) fn pass(&self) -> Changes {
         self.put(self.usage)

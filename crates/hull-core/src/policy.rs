@@ -284,6 +284,7 @@ acts! {
     ProjectList: "GET" "/v1/projects" => Who::Known;
     ProjectCreate: "POST" "/v1/projects" => SYSTEM_ADMIN;
     ProjectShow: "GET" "/v1/projects/{project}" => READER;
+    ProjectUpdate: "PATCH" "/v1/projects/{project}" => SYSTEM_ADMIN;
     ProjectDelete: "DELETE" "/v1/projects/{project}" => SYSTEM_ADMIN;
 
     FlavorList: "GET" "/v1/flavors" => Who::Known;
@@ -296,6 +297,7 @@ acts! {
     NodeDelete: "DELETE" "/v1/nodes/{node}" => SYSTEM_ADMIN;
     JoinTokenCreate: "POST" "/v1/join-tokens" => SYSTEM_ADMIN;
     EventList: "GET" "/v1/events" => READER;
+    AuditList: "GET" "/v1/audit" => ADMIN;
 
     KeypairList: "GET" "/v1/keypairs" => READER;
     KeypairCreate: "POST" "/v1/keypairs" => MEMBER;

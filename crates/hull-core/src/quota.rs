@@ -1,13 +1,20 @@
 //! Quotas: what a project may hold, and what it holds.
+//!
+//! A change that makes something counted goes through [`charge`], one that removes it through [`refund`]: both add the
+//! new usage and the condition that nobody has changed it meanwhile, so usage and resource change together or not at
+//! all. What a resource counts is said once, by the `of_…` functions; the recount at the server's start and the
+//! simulator's check sum over the same.
 
 use hull_types::{
     error::{Error, Result},
     flavor::Resources,
-    project::{Quota, Usage},
-    units::Bytes,
+    id::ProjectId,
+    network::Network,
+    project::{Project, Quota, QuotaKind, Usage},
+    security_group::SecurityGroup,
 };
 
-use crate::change::Named;
+use crate::change::{Changes, Doc, Named, Write};
 
 /// What one VM with so many ports counts.
 pub fn of_vm(resources: &Resources, ports: u64) -> Usage {
@@ -21,10 +28,15 @@ pub fn of_vm(resources: &Resources, ports: u64) -> Usage {
     }
 }
 
-/// What one thing of a kind counts. The one place that says which kinds have a quota.
+/// What one thing of a kind counts by itself. The one place that says which kinds have a quota.
 pub fn one(kind: Named) -> Usage {
     match kind {
+        Named::Network => Usage { networks: 1, ..Usage::default() },
+        Named::Subnet => Usage { subnets: 1, ..Usage::default() },
+        Named::Router => Usage { routers: 1, ..Usage::default() },
         Named::Port => Usage { ports: 1, ..Usage::default() },
+        Named::SecurityGroup => Usage { security_groups: 1, ..Usage::default() },
+        Named::FloatingIp => Usage { floating_ips: 1, ..Usage::default() },
         Named::Image => Usage { images: 1, ..Usage::default() },
         Named::Keypair => Usage { keypairs: 1, ..Usage::default() },
         // A VM's share depends on its size: see `of_vm`.
@@ -32,41 +44,57 @@ pub fn one(kind: Named) -> Usage {
         | Named::Project
         | Named::Flavor
         | Named::Node
-        | Named::Network
-        | Named::Subnet
-        | Named::Router
-        | Named::FloatingIp
-        | Named::SecurityGroup
         | Named::User
         | Named::UserGroup
         | Named::RoleAssignment => Usage::default(),
     }
 }
 
+/// What a network counts, with its subnets.
+pub fn of_network(network: &Network) -> Usage {
+    Usage { networks: 1, subnets: network.subnets.len() as u64, ..Usage::default() }
+}
+
+/// What a security group counts.
+pub fn of_group(_: &SecurityGroup) -> Usage {
+    one(Named::SecurityGroup)
+}
+
 /// The sum of two usages.
 pub fn add(a: Usage, b: Usage) -> Usage {
-    Usage {
-        vms: a.vms.saturating_add(b.vms),
-        vcpus: a.vcpus.saturating_add(b.vcpus),
-        memory: a.memory.saturating_add(b.memory),
-        disk: a.disk.saturating_add(b.disk),
-        images: a.images.saturating_add(b.images),
-        ports: a.ports.saturating_add(b.ports),
-        keypairs: a.keypairs.saturating_add(b.keypairs),
-    }
+    each(a, b, u64::saturating_add)
 }
 
 /// What is left of `a` without `b`; never below nothing.
 pub fn subtract(a: Usage, b: Usage) -> Usage {
-    Usage {
-        vms: a.vms.saturating_sub(b.vms),
-        vcpus: a.vcpus.saturating_sub(b.vcpus),
-        memory: a.memory.saturating_sub(b.memory),
-        disk: a.disk.saturating_sub(b.disk),
-        images: a.images.saturating_sub(b.images),
-        ports: a.ports.saturating_sub(b.ports),
-        keypairs: a.keypairs.saturating_sub(b.keypairs),
+    each(a, b, u64::saturating_sub)
+}
+
+fn each(a: Usage, b: Usage, of: impl Fn(u64, u64) -> u64) -> Usage {
+    let mut result = a;
+    for &kind in QuotaKind::ALL {
+        result.set(kind, of(a.get(kind), b.get(kind)));
     }
+    result
+}
+
+/// What a project holds more of than its quota allows.
+pub fn above(quota: &Quota, used: &Usage) -> Vec<QuotaKind> {
+    let over = |kind: &QuotaKind| quota.limit(*kind).is_some_and(|limit| used.get(*kind) > limit);
+    QuotaKind::ALL.iter().copied().filter(over).collect()
+}
+
+/// Adds to a change that the project takes `more`, where its quota allows it.
+pub fn charge(changes: Changes, project: &Project, used: Usage, more: Usage) -> Result<Changes> {
+    let usage = take(&project.quota, used, more)?;
+    let id = project.id;
+    Ok(changes.unchanged(Doc::Project(id)).unchanged(Doc::Usage(id)).and(Write::PutUsage { project: id, usage }))
+}
+
+/// Adds to a change that the project gives `less` back.
+pub fn refund(changes: Changes, project: ProjectId, used: Usage, less: Usage) -> Changes {
+    let usage = subtract(used, less);
+    changes.unchanged(Doc::Usage(project)).and(Write::PutUsage { project, usage })
 }
 
 /// The usage after taking `more`, or the sentence that names every quota in the way with what is used and wanted.
@@ -74,26 +102,15 @@ pub fn subtract(a: Usage, b: Usage) -> Usage {
 /// A project that is already above a quota (it was lowered) may still take what does not grow that amount.
 pub fn take(quota: &Quota, used: Usage, more: Usage) -> Result<Usage> {
     let after = add(used, more);
-    let count = |name: &str, limit: Option<u64>, used: u64, more: u64| {
-        let limit = limit.filter(|&limit| more > 0 && used.saturating_add(more) > limit)?;
-        Some(format!("{name} (limit {limit}, used {used}, {more} more wanted)"))
+    let refusal = |&kind: &QuotaKind| {
+        let (limit, wanted) = (quota.limit(kind)?, more.get(kind));
+        if wanted == 0 || used.get(kind).saturating_add(wanted) <= limit {
+            return None;
+        }
+        let (limit, used, wanted) = (kind.show(limit), kind.show(used.get(kind)), kind.show(wanted));
+        Some(format!("{} (limit {limit}, used {used}, {wanted} more wanted)", kind.name()))
     };
-    let bytes = |name: &str, limit: Option<Bytes>, used: Bytes, more: Bytes| {
-        let limit = limit.filter(|&limit| more > Bytes::ZERO && used.saturating_add(more) > limit)?;
-        Some(format!("{name} (limit {limit}, used {used}, {more} more wanted)"))
-    };
-    let over: Vec<String> = [
-        count("vms", quota.vms, used.vms, more.vms),
-        count("vcpus", quota.vcpus, used.vcpus, more.vcpus),
-        bytes("memory", quota.memory, used.memory, more.memory),
-        bytes("disk", quota.disk, used.disk, more.disk),
-        count("images", quota.images, used.images, more.images),
-        count("ports", quota.ports, used.ports, more.ports),
-        count("keypairs", quota.keypairs, used.keypairs, more.keypairs),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let over: Vec<String> = QuotaKind::ALL.iter().filter_map(refusal).collect();
     if over.is_empty() {
         return Ok(after);
     }
@@ -106,20 +123,25 @@ pub fn take(quota: &Quota, used: Usage, more: Usage) -> Result<Usage> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use hull_types::{project::QuotaUpdate, units::Bytes};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{change::Expect, testing};
 
+    /// Any usage: an amount of each kind.
     fn usage() -> impl Strategy<Value = Usage> {
-        (0u64..50, 0u64..50, 0u64..50, 0u64..50, 0u64..50, 0u64..50, 0u64..50).prop_map(|(a, b, c, d, e, f, g)| Usage {
-            vms: a,
-            vcpus: b,
-            memory: Bytes::mib(c),
-            disk: Bytes::mib(d),
-            images: e,
-            ports: f,
-            keypairs: g,
+        prop::collection::vec(0u64..50, QuotaKind::ALL.len()).prop_map(|amounts| {
+            let mut usage = Usage::default();
+            QuotaKind::ALL.iter().zip(amounts).for_each(|(&kind, amount)| usage.set(kind, amount));
+            usage
         })
+    }
+
+    fn limits(of: &Usage) -> Quota {
+        let mut update = QuotaUpdate::default();
+        QuotaKind::ALL.iter().for_each(|&kind| update.set(kind, Some(of.get(kind))));
+        update.on(&Quota::default())
     }
 
     #[test]
@@ -150,15 +172,42 @@ mod tests {
 
         #[test]
         fn no_quota_is_ever_exceeded(limit in usage(), wishes in prop::collection::vec(usage(), 0..20)) {
-            let quota = Quota {
-                vms: Some(limit.vms), vcpus: Some(limit.vcpus), memory: Some(limit.memory), disk: Some(limit.disk),
-                images: Some(limit.images), ports: Some(limit.ports), keypairs: Some(limit.keypairs),
-            };
+            let quota = limits(&limit);
             let mut used = Usage::default();
             for wish in wishes {
                 used = take(&quota, used, wish).unwrap_or(used);
-                prop_assert!(used.vms <= limit.vms && used.vcpus <= limit.vcpus && used.memory <= limit.memory);
-                prop_assert!(used.disk <= limit.disk && used.images <= limit.images && used.ports <= limit.ports);
+                prop_assert_eq!(above(&quota, &used), Vec::new());
+            }
+        }
+
+        #[test]
+        fn all_of_a_quota_can_be_had_and_no_more_of_any_kind(limit in usage(), at in 0..QuotaKind::ALL.len()) {
+            let kind = QuotaKind::ALL[at];
+            let full = take(&limits(&limit), Usage::default(), limit).unwrap();
+            prop_assert_eq!(full, limit);
+            let detail = take(&limits(&limit), full, Usage::one(kind)).unwrap_err().detail;
+            let others = QuotaKind::ALL.iter().filter(|&&other| detail.contains(&format!("{} (", other.name())));
+            prop_assert_eq!(others.copied().collect::<Vec<_>>(), vec![kind], "{}", detail);
+        }
+
+        #[test]
+        fn a_lowered_quota_takes_nothing_away_and_gives_no_more(used in usage(), limit in usage(), at in 0..QuotaKind::ALL.len()) {
+            let kind = QuotaKind::ALL[at];
+            let quota = limits(&limit);
+            prop_assert_eq!(above(&quota, &used).contains(&kind), used.get(kind) > limit.get(kind));
+            let given = take(&quota, used, Usage::one(kind)).is_ok();
+            prop_assert_eq!(given, used.get(kind) < limit.get(kind));
+        }
+
+        #[test]
+        fn what_is_charged_is_refunded_and_nobody_slips_between(used in usage(), more in usage()) {
+            let project = testing::project();
+            let charged = charge(Changes::none(), &project, used, more).unwrap();
+            let back = refund(Changes::none(), project.id, add(used, more), more);
+            prop_assert_eq!(&charged.writes, &vec![Write::PutUsage { project: project.id, usage: add(used, more) }]);
+            prop_assert_eq!(&back.writes, &vec![Write::PutUsage { project: project.id, usage: used }]);
+            for changes in [charged, back] {
+                prop_assert!(changes.expect.contains(&Expect::Unchanged(Doc::Usage(project.id))));
             }
         }
     }

@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api,
-    app::{App, Door},
+    app::{App, Door, Settings},
     controllers::{self, bootstrap},
     env::Env,
     hub::Hub,
@@ -54,9 +54,22 @@ impl Core {
     /// # Errors
     /// The store's.
     pub async fn start(store: Arc<dyn Store>, images: Option<Arc<ImageStore>>, env: Env) -> Result<Self> {
+        Self::start_with(store, images, env, Settings::default()).await
+    }
+
+    /// The same, as operators want it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn start_with(
+        store: Arc<dyn Store>,
+        images: Option<Arc<ImageStore>>,
+        env: Env,
+        settings: Settings,
+    ) -> Result<Self> {
         let cache = Cache::load(&store).await.map_err(store_error)?;
         let hub = Hub::new(store.clone(), cache.clone(), env.clone());
-        let app = App::new(store.clone(), cache.clone(), env, images, hub, Arc::new(Metrics::default()));
+        let app = App::new(store.clone(), cache.clone(), env, images, hub, Arc::new(Metrics::default()), settings);
         let core = Self { app, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let stop = core.stop.clone();
         core.tasks.spawn(async move {
@@ -76,6 +89,7 @@ impl Core {
         self.app.hub().close();
         self.tasks.close();
         self.tasks.wait().await;
+        self.app.flush_audit().await;
     }
 }
 
@@ -93,6 +107,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// How long the certificates it signs are good for, nodes' and its own.
     pub certificates_live: SignedDuration,
+    /// What holds for the server as a whole.
+    pub settings: Settings,
 }
 
 impl Config {
@@ -105,6 +121,7 @@ impl Config {
             listen: None,
             names: Vec::new(),
             certificates_live: LEAF_LIFE,
+            settings: Settings::default(),
         }
     }
 }
@@ -138,7 +155,7 @@ impl Server {
         let ca = Ca::open(&config.data_dir.join("pki"), now)?.with_life(config.certificates_live);
         let ca = Arc::new(ca);
         let provider = crate::app::oidc::Provider::open(&config.data_dir.join("oidc.yaml"))?;
-        let core = Core::start(store, images, env).await?;
+        let core = Core::start_with(store, images, env, config.settings.clone()).await?;
         let app = core.app.clone();
         provider.into_iter().for_each(|provider| app.set_oidc(provider));
         let closing = CancellationToken::new();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | nothing half-made | a VM's ports, placement and status exist only with it; claims are exactly what documents hold |
 //! | nothing dangles | what a document refers to is there: networks, subnets, groups, routers, ports, VMs |
-//! | quota is exact | each project's usage is the sum over its VMs, ports, images and keypairs |
+//! | quota is exact | each project's usage is, kind by kind, the sum over what it holds |
 //! | one writer, newest generation | a status is written for the placement in force, by its node |
 //! | history is complete | what comes, goes or changes does so with its event, in the same transaction |
 
@@ -207,7 +207,11 @@ impl Truth {
     /// What a project holds, summed over what exists.
     pub fn sum(&self, project: ProjectId) -> Usage {
         let vms = self.vms.values().filter(|(vm, _)| vm.meta.project == project);
-        let sum = vms.fold(Usage::default(), |sum, (vm, _)| quota::add(sum, quota::of_vm(&vm.resources, 0)));
+        let networks = self.networks.values().filter(|network| network.meta.project == project);
+        let groups = self.groups.values().filter(|group| group.meta.project == project);
+        let held = vms.map(|(vm, _)| quota::of_vm(&vm.resources, 0));
+        let held = held.chain(networks.map(quota::of_network)).chain(groups.map(quota::of_group));
+        let sum = held.fold(Usage::default(), quota::add);
         let count = |n: usize| n as u64;
         Usage {
             // A router's own ends are the server's, and count for no quota.
@@ -217,6 +221,8 @@ impl Truth {
                     .filter(|port| port.meta.project == project && port.router_gateway.is_none())
                     .count(),
             ),
+            routers: count(self.routers.values().filter(|router| router.meta.project == project).count()),
+            floating_ips: count(self.floating_ips.values().filter(|ip| ip.meta.project == project).count()),
             images: count(self.images.values().filter(|image| image.meta.project == project).count()),
             keypairs: count(self.keypairs.values().filter(|keypair| keypair.meta.project == project).count()),
             ..sum
@@ -362,7 +368,7 @@ impl Truth {
 /// Whether a key takes part in sums, claims or belonging.
 fn is_structural(key: &str) -> bool {
     let kind = key.split('/').next().unwrap_or_default();
-    !matches!(kind, "node-status" | "node-lease" | "event" | "idempotency")
+    !matches!(kind, "node-status" | "node-lease" | "event" | "idempotency" | "audit" | "audit-at")
 }
 
 fn set<T: DeserializeOwned>(map: &mut BTreeMap<Uuid, T>, id: Uuid, value: Option<&[u8]>) {

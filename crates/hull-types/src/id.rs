@@ -97,6 +97,8 @@ ids! {
     NodeId = "node";
     /// An event in the history.
     EventId = "event";
+    /// A record of the audit.
+    AuditId = "audit";
     /// A byte stream between server and node (console, VNC, TCP).
     StreamId = "stream";
 }

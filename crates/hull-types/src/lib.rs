@@ -10,6 +10,7 @@
 //! * the **protocol** between server and node ([`link`]).
 
 pub mod app_credential;
+pub mod audit;
 pub mod digest;
 pub mod error;
 pub mod event;

@@ -48,6 +48,18 @@ impl Bytes {
     }
 }
 
+impl From<u64> for Bytes {
+    fn from(bytes: u64) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<Bytes> for u64 {
+    fn from(bytes: Bytes) -> Self {
+        bytes.0
+    }
+}
+
 /// Why an amount of bytes was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an amount of bytes: write it like 512MiB, 2GiB or 1073741824")]

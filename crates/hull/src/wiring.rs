@@ -31,7 +31,10 @@ use hull_node::{
 };
 use hull_server::{
     Config, Server, ServerHandle,
-    app::ctx::{Caller, Ctx},
+    app::{
+        Settings,
+        ctx::{Caller, Ctx},
+    },
     env::Env,
 };
 use hull_store::embedded::{EmbeddedStore, Options};
@@ -66,6 +69,8 @@ pub(crate) enum Parts {
         listen: SocketAddr,
         /// What the node is told of its host.
         host: HostNetworks,
+        /// What holds for the server as a whole.
+        settings: Settings,
     },
     /// The server.
     Server {
@@ -73,6 +78,8 @@ pub(crate) enum Parts {
         listen: SocketAddr,
         /// Names for its certificate.
         names: Vec<String>,
+        /// What holds for the server as a whole.
+        settings: Settings,
     },
     /// A node that has joined a server.
     Node {
@@ -130,8 +137,10 @@ impl Running {
     async fn start(data: &Path, parts: &Parts) -> Result<Self> {
         let mut running = Self::default();
         let started = match parts {
-            Parts::All { listen, host } => running.all(data, *listen, host).await,
-            Parts::Server { listen, names } => running.server(data, *listen, names.clone()).await.map(drop),
+            Parts::All { listen, host, settings } => running.all(data, *listen, host, settings.clone()).await,
+            Parts::Server { listen, names, settings } => {
+                running.server(data, *listen, names.clone(), settings.clone()).await.map(drop)
+            }
             Parts::Node { host, image_cache } => running.remote_node(data, host, *image_cache).await,
         };
         match started {
@@ -143,8 +152,8 @@ impl Running {
         }
     }
 
-    async fn all(&mut self, data: &Path, listen: SocketAddr, host: &HostNetworks) -> Result<()> {
-        let images = self.server(data, listen, Vec::new()).await?;
+    async fn all(&mut self, data: &Path, listen: SocketAddr, host: &HostNetworks, settings: Settings) -> Result<()> {
+        let images = self.server(data, listen, Vec::new(), settings).await?;
         let Some(server) = &self.server else { return Ok(()) };
         let app = Arc::clone(&server.app);
         let id = app.join_node(&Ctx::of(Caller::SERVER), &node_name(data)?).await?;
@@ -174,11 +183,18 @@ impl Running {
         Ok(())
     }
 
-    async fn server(&mut self, data: &Path, listen: SocketAddr, names: Vec<String>) -> Result<Arc<ImageStore>> {
+    async fn server(
+        &mut self,
+        data: &Path,
+        listen: SocketAddr,
+        names: Vec<String>,
+        settings: Settings,
+    ) -> Result<Arc<ImageStore>> {
         let store = EmbeddedStore::open(crate::cli::store_dir(data), Options::default())?;
         self.store = Some(Arc::clone(&store));
         let images = Arc::new(ImageStore::open(data.join("images"), Limits::default()).await?);
-        let config = Config { listen: Some(listen), names, socket: config::socket(data), ..Config::new(data) };
+        let config =
+            Config { listen: Some(listen), names, settings, socket: config::socket(data), ..Config::new(data) };
         self.server = Some(Server::start(config, store, Some(Arc::clone(&images)), Env::system()).await?);
         Ok(images)
     }

@@ -96,3 +96,34 @@ fn a_server_of_another_authority_is_not_believed() {
     let refusal = elsewhere(&hull, &["vm", "list"]);
     assert!(refusal.code == 6 && refusal.err.contains("certificate"), "{refusal:?}");
 }
+
+#[test]
+fn quotas_are_set_and_shown_and_the_audit_tells_who_did_it() {
+    let hull = Hull::new();
+    hull.up();
+    hull.ok(&["project", "create", "acme", "--vms", "20", "--memory", "64GiB"]);
+    let shown = hull.ok(&["project", "show", "acme"]);
+    let line = |text: &str, what: &str| {
+        let line = text.lines().find(|line| line.split_whitespace().next() == Some(what));
+        line.unwrap_or_else(|| panic!("{what}: {text}")).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line(&shown, "vms"), "vms 0 20 0");
+    assert_eq!(line(&shown, "memory"), "memory 0 B 64 GiB 0");
+    let set = hull.run(&["project", "quota", "set", "acme", "--security-groups", "0", "--ports", "none"]);
+    assert_eq!(set.code, 0, "{set:?}");
+    assert_eq!(line(&set.out, "ports"), "ports 0 none -");
+    assert!(set.err.contains("security-groups (1 of 0)"), "it says what is held beyond the quota: {set:?}");
+    hull.refused(2, &["project", "quota", "set", "acme", "--vms", "many"]);
+    hull.refused(3, &["project", "quota", "set", "nobody", "--vms", "1"]);
+
+    let list = hull.ok(&["audit", "list", "--resource", "acme"]);
+    let deeds = list.lines().skip(1).count();
+    assert_eq!(deeds, 2, "{list}");
+    assert!(list.contains("projects.create") && list.contains("projects.update"), "{list}");
+    let refused = hull.ok(&["audit", "list", "--since", "1h", "--outcome", "refused"]);
+    assert!(refused.contains("refused 404 not-found"), "{refused}");
+    let lines = hull.ok(&["audit", "export"]);
+    let actors = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["actor"].clone());
+    assert!(actors.into_iter().all(|actor| actor == "local-root"), "{lines}");
+    hull.refused(2, &["audit", "list", "--since", "yesterday"]);
+}

@@ -18,7 +18,7 @@ use hull_types::error::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{extract::parameter, problem::Refusal};
+use super::{extract::parameter, problem::Refusal, trail};
 use crate::{
     app::{App, ctx::Caller},
     tls::Peer,
@@ -67,6 +67,7 @@ impl Gate {
             return Ok((act, None));
         }
         let caller = self.caller(request)?;
+        trail::known(&self.app, request, &caller);
         let act = act.ok_or_else(|| without_row(request, path))?;
         if caller.must_change_password && !act.before_new_password() {
             return Err(Error::forbidden(

@@ -17,7 +17,10 @@ use serde::de::DeserializeOwned;
 use sha2::Digest as _;
 
 use super::problem::Refusal;
-use crate::app::ctx::{Caller, Ctx, ReplayKey};
+use crate::app::{
+    ctx::{Caller, Ctx, ReplayKey},
+    trail::Trail,
+};
 
 /// The largest JSON body.
 pub(crate) const BODY_MAX: usize = 1 << 20;
@@ -126,6 +129,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Ctx {
             project,
             if_match: if_match.flatten(),
             replay: parts.extensions.get::<ReplayKey>().cloned(),
+            trail: parts.extensions.get::<Trail>().cloned(),
         })
     }
 }

@@ -29,7 +29,7 @@ use super::{
     problem::Answer,
 };
 use crate::{
-    app::App,
+    app::{App, trail::Trail},
     tls::{Ca, Peer},
 };
 
@@ -61,12 +61,14 @@ pub(crate) fn routes(door: Door) -> Router {
 async fn join(
     State(door): State<Door>,
     peer: Option<Extension<Peer>>,
+    trail: Option<Extension<Trail>>,
     Json(body): Json<JoinRequest>,
 ) -> Answer<Body<Joined>> {
     // Before the token is used up.
     Ca::check_request(&body.request)?;
     let proves = node(peer).ok();
-    let node = door.app.join_by_token(&body.secret, &body.name, proves).await?;
+    let trail = trail.map(|Extension(trail)| trail);
+    let node = door.app.join_by_token(&body.secret, &body.name, proves, trail).await?;
     let signed = door.ca.sign_node(&body.request, node, door.app.env().now())?;
     Ok(Body(Joined { node, certificate: signed.certificate, ca: signed.ca }))
 }

@@ -143,7 +143,8 @@ pub(crate) fn tagged(tag: Option<String>) -> impl Fn(&Meta) -> bool + Send + 'st
     move |meta| tag.as_ref().is_none_or(|tag| meta.tags.contains(tag))
 }
 
-fn line(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {
+/// One line of a stream of JSON lines.
+pub(crate) fn line(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {
     let mut text = serde_json::to_vec(value)?;
     text.push(b'\n');
     Ok(text.into())

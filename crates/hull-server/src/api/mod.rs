@@ -1,11 +1,12 @@
 //! The API's words. Handlers unpack, call one service and answer; what is decided is decided elsewhere.
 //!
 //! ```text
-//!   request ─> id, problem documents ─> panics caught ─> room for it? ─> who calls? ─> replay key ─> handler
+//!   request ─> id, problem documents ─> audit ─> panics caught ─> room for it? ─> who calls? ─> replay key ─> handler
 //! ```
 
 pub(crate) mod answer;
 mod app_credential;
+mod audit;
 mod auth;
 mod event;
 mod extract;
@@ -29,6 +30,7 @@ mod session;
 mod status;
 mod subnet;
 mod token;
+mod trail;
 mod user;
 mod user_group;
 mod vm;
@@ -89,6 +91,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .merge(user_group::routes())
         .merge(role_assignment::routes())
         .merge(app_credential::routes())
+        .merge(audit::routes())
 }
 
 /// The API's description, OpenAPI 3.1; checked in as `openapi.json`.
@@ -106,9 +109,12 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
             ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build(),
         )
         .build();
-    for path in api.paths.paths.values_mut() {
+    for (place, path) in &mut api.paths.paths {
+        let noun = place.trim_start_matches("/v1/").split('/').next().unwrap_or_default();
         let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch];
         for operation in operations.into_iter().flatten() {
+            // Handlers are called alike in every noun; an operation's name is one of a kind.
+            operation.operation_id = operation.operation_id.take().map(|name| format!("{noun}.{name}"));
             operation.responses.responses.insert("default".to_owned(), RefOr::T(refusal.clone()));
         }
     }
@@ -130,9 +136,10 @@ pub fn router(app: Arc<App>, ca: Option<Arc<Ca>>) -> Router {
     router
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
-        .layer(from_fn_with_state(app, measure))
+        .layer(from_fn_with_state(app.clone(), measure))
         .layer(from_fn_with_state(Arc::new(Semaphore::new(ROOM)), room))
         .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(from_fn_with_state(app, trail::follow))
         .layer(from_fn(problem::render))
 }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::app::{App, ctx::Ctx, node::LISTING};
 
 pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(show, update, delete)).routes(routes!(join_token))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(show, update, delete)).routes(routes!(invite))
 }
 
 /// Lists nodes; for system scope.
@@ -61,6 +61,6 @@ async fn delete(State(app): State<Arc<App>>, ctx: Ctx, Path(node): Path<String>)
 /// and pins its CA.
 #[utoipa::path(post, path = "/v1/join-tokens", tag = "nodes", request_body = JoinTokenCreate,
     responses((status = 201, body = Secret)))]
-async fn join_token(State(app): State<Arc<App>>, ctx: Ctx, Json(body): Json<JoinTokenCreate>) -> Answer<Response> {
+async fn invite(State(app): State<Arc<App>>, ctx: Ctx, Json(body): Json<JoinTokenCreate>) -> Answer<Response> {
     Ok((StatusCode::CREATED, Body(app.create_join_token(&ctx, &body).await?)).into_response())
 }

@@ -40,6 +40,11 @@ fn status(kind: ErrorKind) -> StatusCode {
 pub(crate) struct RequestId(HeaderValue);
 
 impl RequestId {
+    /// As text.
+    pub(crate) fn text(&self) -> String {
+        self.0.to_str().unwrap_or_default().to_owned()
+    }
+
     fn of(headers: &HeaderMap) -> Self {
         let given = headers.get("x-request-id").filter(|id| {
             id.len() <= 64 && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))

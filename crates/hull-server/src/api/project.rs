@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use hull_types::wire::{List, ProjectCreate, ProjectView};
+use hull_types::wire::{List, ProjectCreate, ProjectUpdate, ProjectView};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 use crate::app::{App, ctx::Ctx, project::LISTING};
 
 pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, delete))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, update, delete))
 }
 
 /// Lists the projects the caller sees.
@@ -42,6 +42,19 @@ async fn create(State(app): State<Arc<App>>, ctx: Ctx, Json(body): Json<ProjectC
     params(("project" = String, Path, description = "Name or id")), responses((status = 200, body = ProjectView)))]
 async fn show(State(app): State<Arc<App>>, ctx: Ctx, Path(project): Path<String>) -> Answer<Body<ProjectView>> {
     Ok(Body(app.project(&ctx, &project)?))
+}
+
+/// Changes a project's name, description or quota (the limits given, others stay); for system admins. A limit may go
+/// below what is held: nothing is taken away, no more is given, and `above` in the answer says so.
+#[utoipa::path(patch, path = "/v1/projects/{project}", tag = "projects", request_body = ProjectUpdate,
+    params(("project" = String, Path, description = "Name or id")), responses((status = 200, body = ProjectView)))]
+async fn update(
+    State(app): State<Arc<App>>,
+    ctx: Ctx,
+    Path(project): Path<String>,
+    Json(body): Json<ProjectUpdate>,
+) -> Answer<Body<ProjectView>> {
+    Ok(Body(app.update_project(&ctx, &project, &body).await?))
 }
 
 /// Deletes an empty project; for system admins.

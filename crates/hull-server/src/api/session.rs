@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{extract::Json, problem::Answer};
 use crate::{
-    app::{App, ctx::Ctx},
+    app::{App, ctx::Ctx, trail::Trail},
     listen::Remote,
 };
 
@@ -39,10 +39,13 @@ async fn methods(State(app): State<Arc<App>>) -> Body<AuthMethods> {
 async fn login(
     State(app): State<Arc<App>>,
     remote: Option<Extension<Remote>>,
+    trail: Option<Extension<Trail>>,
     Json(body): Json<Login>,
 ) -> Answer<Response> {
     let from = remote.map(|Extension(Remote(from))| from);
-    Ok(secret(app.login(&body, from).await?))
+    let session = app.login(&body, from).await?;
+    told(&app, trail, &session);
+    Ok(secret(session))
 }
 
 /// Logs in who an identity provider's ID token is about; answers a token that works for an hour. Open to everyone, but not often.
@@ -51,10 +54,13 @@ async fn login(
 async fn oidc(
     State(app): State<Arc<App>>,
     remote: Option<Extension<Remote>>,
+    trail: Option<Extension<Trail>>,
     Json(body): Json<OidcLogin>,
 ) -> Answer<Response> {
     let from = remote.map(|Extension(Remote(from))| from);
-    Ok(secret(app.login_oidc(&body, from).await?))
+    let session = app.login_oidc(&body, from).await?;
+    told(&app, trail, &session);
+    Ok(secret(session))
 }
 
 /// Another token for a signed one that still works, or for an application credential.
@@ -68,6 +74,13 @@ async fn renew(State(app): State<Arc<App>>, ctx: Ctx) -> Answer<Response> {
 async fn logout(State(app): State<Arc<App>>, ctx: Ctx) -> Answer<StatusCode> {
     app.logout(&ctx).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Who has logged in is known only now; the audit is to tell it.
+fn told(app: &App, trail: Option<Extension<Trail>>, session: &Session) {
+    if let (Some(Extension(trail)), Ok(caller)) = (trail, app.bearer(session.token.expose())) {
+        trail.known(&caller, None);
+    }
 }
 
 /// An answer that nobody on its way may keep (RFC 6749 section 5.1).

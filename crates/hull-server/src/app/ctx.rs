@@ -6,7 +6,7 @@ use hull_core::policy::{self, Act, Asker, Grants, Place, Verdict, Who};
 use hull_types::{
     Timestamp,
     error::{Error, Result},
-    event::Actor,
+    event::{Actor, ResourceRef},
     id::{ProjectId, UserId},
     project::Project,
     session::Claims,
@@ -14,6 +14,7 @@ use hull_types::{
 };
 use uuid::Uuid;
 
+use super::trail::Trail;
 use crate::state::{
     table::{Doc, Noun, Table},
     view::State,
@@ -119,12 +120,14 @@ pub struct Ctx {
     pub if_match: Option<u64>,
     /// `Idempotency-Key`.
     pub replay: Option<ReplayKey>,
+    /// What the audit will tell of it; none for what the server does by itself.
+    pub trail: Option<Trail>,
 }
 
 impl Ctx {
     /// A call without conditions.
     pub fn of(caller: Caller) -> Self {
-        Self { caller, act: None, project: None, if_match: None, replay: None }
+        Self { caller, act: None, project: None, if_match: None, replay: None, trail: None }
     }
 
     /// Names the project.
@@ -203,7 +206,19 @@ impl Ctx {
         if let Some(owner) = found.project() {
             self.allowed(Place::Project(owner), || missing::<T>(text, Some(project)))?;
         }
+        self.saw(text, found);
         Ok(found)
+    }
+
+    /// The call looked at this resource by this text.
+    pub(crate) fn saw<T: Noun>(&self, text: &str, doc: &Doc<T>) {
+        if let Some(trail) = &self.trail {
+            trail.saw(text, doc.project(), || ResourceRef {
+                kind: T::NOUN.to_ascii_lowercase().replace(' ', "-"),
+                id: doc.uuid(),
+                name: doc.name().map(ToString::to_string).unwrap_or_default(),
+            });
+        }
     }
 
     /// Refuses where the caller has read an older revision.

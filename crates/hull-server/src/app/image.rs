@@ -72,6 +72,7 @@ pub(crate) fn find<'a>(ctx: &Ctx, state: &'a State, text: &str) -> Result<&'a Do
     by_text(&state.images, Some(project.id), text)
         .filter(|image| ctx.caller.sees(image.meta.project))
         .or_else(|| state.images.iter().find(public))
+        .inspect(|image| ctx.saw(text, image))
         .ok_or_else(|| missing::<Image>(text, Some(project)))
 }
 
@@ -208,7 +209,10 @@ impl App {
         let id = self.cache.read(|state| own(ctx, state, text).map(|image| image.id))?;
         let receiving =
             self.receive_image(id).ok_or_else(|| Error::conflict("its bytes are coming in already; wait"))?;
+        let under_way = |under_way| ctx.trail.iter().for_each(|trail| trail.under_way(under_way));
+        under_way(true);
         self.bring_in(ctx, receiving, source).await?;
+        under_way(false);
         self.cache.read(|state| state.images.get(id).map(revised).ok_or_else(|| missing::<Image>(text, None)))
     }
 

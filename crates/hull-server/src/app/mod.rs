@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod app_credential;
+pub mod audit;
 pub mod ctx;
 pub mod event;
 pub mod explain;
@@ -32,6 +33,7 @@ pub mod signing;
 pub mod status;
 pub mod subnet;
 pub mod token;
+pub mod trail;
 pub mod user;
 pub mod user_group;
 pub mod vm;
@@ -76,6 +78,21 @@ pub struct Done<T> {
     pub revision: u64,
 }
 
+/// What operators decide of the server as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Audit records are kept so many days.
+    pub audit_days: u32,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { audit_days: 365, trusted_proxies: Vec::new() }
+    }
+}
+
 /// The services.
 pub struct App {
     pub(crate) store: Arc<dyn Store>,
@@ -85,6 +102,8 @@ pub struct App {
     pub(crate) hub: Arc<Hub>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started_at: Timestamp,
+    pub(crate) settings: Settings,
+    pub(crate) refusals: audit::Refusals,
     turns: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
     receiving: Arc<Mutex<HashSet<ImageId>>>,
     door: OnceLock<Door>,
@@ -111,6 +130,7 @@ impl App {
         images: Option<Arc<ImageStore>>,
         hub: Arc<Hub>,
         metrics: Arc<Metrics>,
+        settings: Settings,
     ) -> Arc<Self> {
         let started_at = env.now();
         Arc::new(Self {
@@ -121,6 +141,8 @@ impl App {
             hub,
             metrics,
             started_at,
+            settings,
+            refusals: audit::Refusals::default(),
             turns: Mutex::default(),
             receiving: Arc::default(),
             door: OnceLock::new(),
@@ -144,6 +166,11 @@ impl App {
     /// The links to nodes.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// What operators decided.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The clock, ids and randomness.
@@ -196,11 +223,15 @@ impl App {
             if plan.is_empty() {
                 return Ok(Done { answer, revision });
             }
+            let record = self.audited(ctx, &mut plan)?;
             let started = tokio::time::Instant::now();
             let outcome = plan.commit(&self.store).await;
             self.metrics.stored(started.elapsed());
             match outcome? {
                 Committed::At(revision) => {
+                    if let (Some(trail), Some(record)) = (&ctx.trail, record) {
+                        trail.recorded(record);
+                    }
                     self.cache.reached(revision).await;
                     return Ok(Done { answer, revision });
                 }

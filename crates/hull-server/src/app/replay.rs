@@ -52,6 +52,9 @@ impl App {
         }
         let answer = serde_json::from_value(found.value.answer)
             .map_err(|e| Error::internal(format!("the answer stored for this key cannot be read: {e}")))?;
+        if let Some(trail) = &ctx.trail {
+            trail.replayed();
+        }
         Ok(Some(Done { answer, revision: found.value.revision.unwrap_or(found.modified.0) }))
     }
 

@@ -17,7 +17,7 @@ use hull_types::{
 };
 use sha2::Digest as _;
 
-use super::{App, ctx::Ctx, list::Listing};
+use super::{App, ctx::Ctx, list::Listing, trail::Trail};
 use crate::state::{keys::Kind, repo::Plan, table::Doc};
 
 /// What an API token's secret begins with.
@@ -158,10 +158,17 @@ impl App {
     ///
     /// # Errors
     /// `Unauthenticated` for a secret that does not work (any more); the decision's; the store's.
-    pub async fn join_by_token(&self, secret: &str, name: &Name, proves: Option<NodeId>) -> Result<NodeId> {
+    pub async fn join_by_token(
+        &self,
+        secret: &str,
+        name: &Name,
+        proves: Option<NodeId>,
+        trail: Option<Trail>,
+    ) -> Result<NodeId> {
         let wanted = digest(secret);
+        let ctx = Ctx { trail, ..Ctx::of(super::ctx::Caller::SERVER) };
         let done = self
-            .plan(&Ctx::of(super::ctx::Caller::SERVER), |state, call| {
+            .plan(&ctx, |state, call| {
                 let works = |join: &&Doc<JoinToken>| {
                     join.secret_digest == wanted && works(join.created_at, Some(join.expires_at), call.now)
                 };

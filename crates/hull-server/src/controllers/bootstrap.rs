@@ -3,10 +3,15 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use hull_core::{
+    change::{Changes, Write},
+    quota,
+};
 use hull_types::{
     error::{Error, ErrorKind, Result},
     flavor::Resources,
     name::Name,
+    project::{Quota, Usage},
     units::Bytes,
     wire::{FlavorCreate, ProjectCreate},
 };
@@ -35,7 +40,7 @@ const FLAVORS: &[(&str, u16, u64, u64)] = &[
 /// The store's.
 pub async fn bootstrap(app: &App) -> Result<()> {
     if app.cache.read(|state| !state.projects.is_empty()) {
-        return Ok(());
+        return app.recount().await;
     }
     let ctx = Ctx::of(Caller::SERVER);
     for &(name, vcpus, memory, disk) in FLAVORS {
@@ -43,22 +48,41 @@ pub async fn bootstrap(app: &App) -> Result<()> {
         let request = FlavorCreate { name: parse(name)?, description: String::new(), resources };
         present(app.create_flavor(&ctx, &request).await)?;
     }
+    // The one who starts a cloud works here and owns the machine: no limits. Tenants' projects have the usual ones.
     // The project comes last: its presence says that all the rest is there.
-    let request = ProjectCreate { name: parse("default")?, description: "Where you start".into(), quota: None };
+    let request = ProjectCreate {
+        name: parse("default")?,
+        description: "Where you start".into(),
+        quota: Some(Quota::default().into()),
+    };
     app.change(&ctx, |_, call| {
         let mut changes = hull_core::project::create(&request, call)?;
         let project = changes.writes.iter().find_map(|write| match write {
-            hull_core::change::Write::PutProject(project) => Some(project.id),
+            Write::PutProject(project) => Some(project.id),
             _ => None,
         });
         let project = project.ok_or_else(|| Error::internal("the default project was not decided"))?;
         let network = hull_core::network::create_default(project, &ranges(app.env.random())?, MTU, call)?;
+        let held = held(&network);
         network.expect.into_iter().for_each(|expect| changes.expect(expect));
+        for write in &mut changes.writes {
+            if let Write::PutUsage { usage, .. } = write {
+                *usage = quota::add(*usage, held);
+            }
+        }
         network.writes.into_iter().for_each(|write| changes.push(write));
         Ok((changes, ()))
     })
     .await
     .map(|done| done.answer)
+}
+
+fn held(network: &Changes) -> Usage {
+    let networks = network.writes.iter().filter_map(|write| match write {
+        Write::PutNetwork(network) => Some(quota::of_network(network)),
+        _ => None,
+    });
+    networks.fold(Usage::default(), quota::add)
 }
 
 /// 10.90.0.0/16, and a unique local /64 made of 40 random bits (RFC 4193 section 3.2.2) with subnet 0.

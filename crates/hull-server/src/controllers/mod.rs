@@ -9,7 +9,8 @@
 //! | [`gateways`] | each node that holds a router which leads out has an end of it outside, or the router says why not |
 //! | [`importer`] | an image with a URL is fetched; an import nobody works on is begun again or failed |
 //! | [`keys`] | a key that signs tokens is followed by a new one each day; spent ones go, and so do sessions ended long ago |
-//! | [`retention`] | history and replays do not grow for ever; expired join tokens go |
+//! | [`retention`] | history, the audit and replays do not grow for ever; expired join tokens go |
+//! | [`App::flush_audit`] | counts of refused calls are in the store soon |
 
 pub mod bootstrap;
 pub mod collector;
@@ -24,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 use hull_types::error::{ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, audit};
 
 /// A round is made at least so often.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -42,7 +43,13 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
         repeat(&app, &stop, "importer", PERIOD, true, || importer.round()),
         repeat(&app, &stop, "keys", keys::PERIOD, false, || keys::round(&app)),
         repeat(&app, &stop, "retention", retention::PERIOD, false, || retention::round(&app)),
+        repeat(&app, &stop, "audit", audit::FLUSH, false, || flush(&app)),
     );
+}
+
+async fn flush(app: &App) -> Result<()> {
+    app.flush_audit().await;
+    Ok(())
 }
 
 async fn repeat<F: Future<Output = Result<()>>>(

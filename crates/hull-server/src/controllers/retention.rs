@@ -1,4 +1,4 @@
-//! What is kept for a while only: history, replays, join tokens.
+//! What is kept for a while only: history, the audit, replays, join tokens.
 //!
 //! Age is told by the wall clock, which may be set: nothing goes by its age while the clock is doubted
 //! ([`hull_core::retention`]), and a replay from the future is dated anew, lest it stay until then.
@@ -64,6 +64,9 @@ pub async fn round(app: &App) -> Result<()> {
         let mut plan = Plan::default();
         keys.iter().for_each(|key| plan.delete(key.as_str()));
         commit(app, plan).await?;
+    }
+    if believed {
+        app.forget_audit(now).await?;
     }
     let newest = app.cache.now();
     app.store.compact(hull_store::Revision(newest.saturating_sub(HISTORY))).await.map_err(store_error)

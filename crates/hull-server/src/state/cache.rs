@@ -20,7 +20,10 @@ use futures::StreamExt;
 use hull_store::{Batch, Change, Revision, Store, StoreError};
 use tokio::sync::watch;
 
-use super::view::{Changed, State};
+use super::{
+    keys::Kind,
+    view::{Changed, State},
+};
 
 /// Changes remembered for watchers.
 const LOG: usize = 16_384;
@@ -161,26 +164,31 @@ impl Cache {
     }
 }
 
-/// Lists the whole store. Pages are of different revisions, so the first page's revision is where the watch begins:
-/// what changed since is applied again, which does no harm.
+/// Lists the documents, kind by kind: audit records, by far the most of what a store holds, are not among them. Pages are
+/// of different revisions, so the first page's revision is where the watch begins: what changed since is applied again,
+/// which does no harm.
 async fn list(store: &Arc<dyn Store>) -> Result<(State, u64), StoreError> {
     let mut state = State::default();
     let mut first = None;
-    let mut after = None::<hull_store::Key>;
-    loop {
-        let page = store.list("", after.as_deref(), PAGE).await?;
-        let revision = *first.get_or_insert(page.revision.0);
-        after = page.entries.last().map(|entry| entry.key.clone());
-        for entry in page.entries {
-            let change = Change::Put(entry);
-            if let Err(error) = state.apply(&change, revision) {
-                tracing::error!(%error, "a document cannot be read and is left out");
+    for kind in Kind::ALL {
+        let prefix = format!("{}/", kind.prefix());
+        let mut after = None::<hull_store::Key>;
+        loop {
+            let page = store.list(&prefix, after.as_deref(), PAGE).await?;
+            let revision = *first.get_or_insert(page.revision.0);
+            after = page.entries.last().map(|entry| entry.key.clone());
+            for entry in page.entries {
+                let change = Change::Put(entry);
+                if let Err(error) = state.apply(&change, revision) {
+                    tracing::error!(%error, "a document cannot be read and is left out");
+                }
+            }
+            if !page.more {
+                break;
             }
         }
-        if !page.more {
-            return Ok((state, revision));
-        }
     }
+    Ok((state, first.unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -190,7 +198,6 @@ mod tests {
     use hull_types::{flavor::Flavor, flavor::Resources, name::Name, units};
 
     use super::*;
-    use crate::state::keys::Kind;
 
     fn put(revision: u64) -> Batch {
         let id = uuid::Uuid::from_u128(u128::from(revision));

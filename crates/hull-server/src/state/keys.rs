@@ -131,6 +131,27 @@ pub fn hostname(network: NetworkId, hostname: &str) -> String {
     format!("hostname/{network}/{hostname}")
 }
 
+/// The prefix of the index over all audit records, by time.
+pub const AUDIT_AT: &str = "audit-at/";
+
+/// The prefix of a project's audit records, or of those that are no project's.
+pub fn audits(project: Option<ProjectId>) -> String {
+    match project {
+        Some(project) => format!("audit/{project}/"),
+        None => "audit/-/".to_owned(),
+    }
+}
+
+/// The key of an audit record.
+pub fn audit(project: Option<ProjectId>, id: Uuid) -> String {
+    format!("{}{id}", audits(project))
+}
+
+/// The key in the index over all audit records; it holds whose the record is.
+pub fn audit_at(id: Uuid) -> String {
+    format!("{AUDIT_AT}{id}")
+}
+
 /// The prefix of all replays.
 pub const REPLAYS: &str = "idempotency/";
 

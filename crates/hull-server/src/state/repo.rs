@@ -10,7 +10,10 @@ use std::sync::Arc;
 
 use hull_core::change::{Changes, Claim, Doc, Expect, Write};
 use hull_store::{Compare, Key, Op, Outcome, Revision, Store, StoreError, Txn};
-use hull_types::error::{Error, Result};
+use hull_types::{
+    error::{Error, Result},
+    event::Event,
+};
 use serde::Serialize;
 
 use super::{
@@ -76,6 +79,16 @@ impl Plan {
     /// Deletes a key of the server's own.
     pub fn delete(&mut self, key: impl Into<Key>) {
         self.txn.ops.push(Op::Delete(key.into()));
+    }
+
+    /// The events among its documents.
+    pub fn events(&self) -> Vec<Event> {
+        let puts = self.txn.ops.iter().filter_map(|op| match op {
+            Op::Put { key, value, .. } => Some((Kind::parse(key)?.0, value)),
+            Op::Delete(_) => None,
+        });
+        let events = puts.filter(|(kind, _)| *kind == Kind::Event);
+        events.filter_map(|(_, value)| serde_json::from_slice(value).ok()).collect()
     }
 
     /// Commits.

@@ -3,8 +3,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hull_image::{ImageStore, Limits};
-use hull_server::{Config, Server, ServerHandle, app::App, env::Env};
-use hull_store::memory::MemoryStore;
+use hull_server::{
+    Config, Server, ServerHandle,
+    app::{App, Settings},
+    env::Env,
+};
+use hull_store::{Store, memory::MemoryStore};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -18,7 +22,7 @@ pub(crate) struct Cloud {
     pub(crate) handle: ServerHandle,
     pub(crate) client: Client,
     pub(crate) dir: TempDir,
-    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) store: Arc<dyn Store>,
 }
 
 impl Cloud {
@@ -28,13 +32,23 @@ impl Cloud {
 
     /// One whose clock, ids and randomness are the test's.
     pub(crate) async fn start_in(env: Env) -> Self {
+        Self::start_as(Arc::new(MemoryStore::new()), Settings::default(), env).await
+    }
+
+    /// Over this store, as this operator wants it.
+    pub(crate) async fn start_on(store: Arc<dyn Store>, settings: Settings) -> Self {
+        Self::start_as(store, settings, Env::system()).await
+    }
+
+    async fn start_as(store: Arc<dyn Store>, settings: Settings, env: Env) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let images = Arc::new(ImageStore::open(dir.path().join("images"), Limits::default()).await.unwrap());
-        let config = Config { listen: Some("127.0.0.1:0".parse().unwrap()), ..Config::new(dir.path()) };
-        let store = Arc::new(MemoryStore::new());
+        let listen = Some("127.0.0.1:0".parse().unwrap());
+        let config = Config { listen, settings, ..Config::new(dir.path()) };
         let handle = Server::start(config, store.clone(), Some(images), env).await.unwrap();
         let token = std::fs::read_to_string(dir.path().join("admin-token")).unwrap().trim().to_owned();
-        let client = Client { http: http(dir.path(), None), addr: handle.addr.unwrap(), token: Some(token) };
+        let client =
+            Client { http: http(dir.path(), None), addr: handle.addr.unwrap(), token: Some(token), patience: DEADLINE };
         Self { handle, client, dir, store }
     }
 
@@ -97,6 +111,8 @@ pub(crate) struct Client {
     pub(crate) http: reqwest::Client,
     pub(crate) addr: SocketAddr,
     pub(crate) token: Option<String>,
+    /// How long one answer may take.
+    pub(crate) patience: Duration,
 }
 
 impl Client {
@@ -113,7 +129,7 @@ impl Client {
     }
 
     pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
-        let response = tokio::time::timeout(DEADLINE, request.send()).await.unwrap().unwrap();
+        let response = tokio::time::timeout(self.patience, request.send()).await.unwrap().unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);

@@ -3,7 +3,7 @@
 use axum::{Router, routing::get};
 use serde_json::json;
 
-use hull_store::{Store, Txn};
+use hull_store::Txn;
 
 use crate::cloud::Cloud;
 

@@ -28,7 +28,7 @@ impl Candidate {
     /// This host, showing its certificate.
     fn showing(&self, cloud: &Cloud, joined: &Value) -> Client {
         let own = (joined["certificate"].as_str().unwrap(), self.key.serialize_pem());
-        Client { http: http(cloud.dir.path(), Some((own.0, &own.1))), addr: cloud.client.addr, token: None }
+        Client { http: http(cloud.dir.path(), Some((own.0, &own.1))), token: None, ..cloud.client.clone() }
     }
 }
 

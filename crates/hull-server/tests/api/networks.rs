@@ -47,7 +47,6 @@ fn items(listed: &Value) -> usize {
 
 /// What is claimed of names, addresses, MACs and numbers of networks, apart from what is there from the start.
 async fn claims(cloud: &Cloud) -> Vec<String> {
-    use hull_store::Store;
     let mut all = Vec::new();
     for prefix in ["name/", "address/", "mac/", "vni/"] {
         let page = cloud.store.list(prefix, None, 10_000).await.unwrap();

@@ -20,7 +20,7 @@ use crate::{
     name::Name,
     network::Mac,
     node::{Node, NodeStatus},
-    project::{Quota, Usage},
+    project::{QuotaKind, QuotaUpdate, Usage},
     reason::Reason,
     sensitive::Sensitive,
     units::Bytes,
@@ -83,9 +83,24 @@ pub struct ProjectCreate {
     /// Free text.
     #[serde(default)]
     pub description: String,
-    /// What it may hold; the default quota where absent.
+    /// What it may hold; the default limit for each kind that is absent.
     #[serde(default)]
-    pub quota: Option<Quota>,
+    pub quota: Option<QuotaUpdate>,
+}
+
+/// `PATCH /v1/projects/{project}`. Absent fields stay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectUpdate {
+    /// New name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// New description.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// New limits. One below what is held takes nothing away: no more is given until less is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<QuotaUpdate>,
 }
 
 /// A project with what it holds.
@@ -96,6 +111,9 @@ pub struct ProjectView {
     pub project: crate::project::Project,
     /// What it holds now.
     pub usage: Usage,
+    /// What it holds more of than its quota allows: the quota was lowered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub above: Vec<QuotaKind>,
 }
 
 /// `POST /v1/flavors`.

@@ -71,8 +71,11 @@ impl Cloud {
 
     /// Makes the project, and waits until the node takes VMs.
     pub(crate) async fn ready(&self) -> anyhow::Result<Node> {
-        let body =
-            ProjectCreate { name: PROJECT.parse::<Name>()?, description: String::new(), quota: Some(Quota::default()) };
+        let body = ProjectCreate {
+            name: PROJECT.parse::<Name>()?,
+            description: String::new(),
+            quota: Some(Quota::default().into()),
+        };
         let unscoped = Client::new(Endpoint::Unix(self.dir.path().join("hull.sock")), None, None)?;
         unscoped.nouns("projects").create::<_, ProjectView>(&body).await?;
         let end = Instant::now() + PATIENCE;

@@ -14,7 +14,9 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use hull_server::app::Settings;
 use hull_types::error::{Error, Result};
+use ipnet::IpNet;
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     process::{Pid, PidfdFlags, Signal},
@@ -73,6 +75,30 @@ impl OnHost {
     }
 }
 
+/// Options of forms with a server in them.
+#[derive(Clone, Debug, Args)]
+#[group(id = "serving")]
+pub(crate) struct Serving {
+    /// Days that audit records are kept
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..), env = "HULL_AUDIT_DAYS")]
+    audit_days: u32,
+    /// A proxy, or a network of them, whose X-Forwarded-For tells the audit where calls come from (repeatable)
+    #[arg(long = "trusted-proxy", value_name = "CIDR", value_parser = proxy)]
+    trusted_proxies: Vec<IpNet>,
+}
+
+impl From<Serving> for Settings {
+    fn from(serving: Serving) -> Self {
+        Self { audit_days: serving.audit_days, trusted_proxies: serving.trusted_proxies }
+    }
+}
+
+/// A network, or an address that stands for itself.
+fn proxy(text: &str) -> std::result::Result<IpNet, String> {
+    let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| address()).map_err(|_| format!("{text:?} is no address and no network"))
+}
+
 /// The log's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -90,6 +116,8 @@ pub(crate) struct Up {
     #[command(flatten)]
     host: OnHost,
     #[command(flatten)]
+    serving: Serving,
+    #[command(flatten)]
     run: Run,
 }
 
@@ -102,6 +130,8 @@ pub(crate) struct Server {
     #[arg(long = "name")]
     names: Vec<String>,
     #[command(flatten)]
+    serving: Serving,
+    #[command(flatten)]
     run: Run,
 }
 
@@ -110,14 +140,14 @@ pub(crate) struct Down {}
 
 impl Up {
     pub(crate) fn run(self, data_dir: Option<PathBuf>) -> Result<u8> {
-        let parts = Parts::All { listen: self.listen, host: self.host.networks() };
+        let parts = Parts::All { listen: self.listen, host: self.host.networks(), settings: self.serving.into() };
         start(data_dir, &self.run, &parts)
     }
 }
 
 impl Server {
     pub(crate) fn run(self, data_dir: Option<PathBuf>) -> Result<u8> {
-        let parts = Parts::Server { listen: self.listen, names: self.names };
+        let parts = Parts::Server { listen: self.listen, names: self.names, settings: self.serving.into() };
         start(data_dir, &self.run, &parts)
     }
 }

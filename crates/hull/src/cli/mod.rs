@@ -11,6 +11,7 @@ use crate::{config, output::Format};
 mod app_credential;
 mod apply;
 mod apply_network;
+mod audit;
 mod context;
 mod daemon;
 mod doctor;
@@ -184,6 +185,9 @@ enum Command {
     /// What happened
     #[command(subcommand)]
     Event(event::Verb),
+    /// Who did what, from where, with which outcome
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Log in to a VM
     Ssh(ssh::Ssh),
     /// Why things are as they are
@@ -277,6 +281,7 @@ impl Session {
             Command::AppCredential(verb) => verb.run(&self).await,
             Command::Whoami => login::whoami(&self).await,
             Command::Event(verb) => verb.run(&self).await,
+            Command::Audit(verb) => verb.run(&self).await,
             Command::Ssh(ssh) => ssh.run(&self).await,
             Command::Explain(verb) => verb.run(&self).await,
             Command::Apply(apply) => apply.run(&self).await,
