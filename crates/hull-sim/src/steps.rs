@@ -152,7 +152,13 @@ impl Cloud {
         let (Some(app), Some(vm)) = (self.app().cloned(), self.some_vm()) else { return };
         let action = self.some_action();
         let done = tokio::time::timeout(ANSWER_WITHIN, app.act_on_vm(&ctx(), &vm, &action)).await;
+        let rescued = matches!(action, VmAction::Rescue { .. }) && matches!(done, Ok(Ok(_)));
         self.judge(&format!("{action:?} {vm}"), done);
+        // Two acts on the same VM follow each other too seldom by chance.
+        if rescued && self.fate.chance(50) {
+            let done = tokio::time::timeout(ANSWER_WITHIN, app.act_on_vm(&ctx(), &vm, &VmAction::Unrescue)).await;
+            self.judge(&format!("Unrescue {vm}"), done);
+        }
     }
 
     async fn delete(&mut self) {
