@@ -438,6 +438,7 @@ impl Walk<'_> {
             .spaces
             .get(space)
             .ok_or_else(|| Error::internal(format!("the namespace {space} was not looked at")))?;
+        self.packet.arrived = here.holds(self.packet.destination);
         here.rules.run(layer, hook, &mut self.packet)
     }
 

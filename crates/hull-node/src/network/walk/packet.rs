@@ -41,6 +41,8 @@ pub(super) struct Packet {
     pub(super) size: u16,
     pub(super) tracking: Tracking,
     pub(super) mark: u64,
+    /// Its destination is an address of the namespace it is in.
+    pub(super) arrived: bool,
     /// Rules have said that it is for this machine itself (`meta pkttype set host`).
     pub(super) claimed: bool,
 }
@@ -66,6 +68,7 @@ impl Packet {
             size: packet.size,
             tracking: Tracking::New,
             mark: 0,
+            arrived: false,
             claimed: false,
         }
     }

@@ -220,7 +220,11 @@ impl Rules {
                     }
                 }
                 "notrack" => packet.tracking = Tracking::Untracked,
-                "mangle" => mangle(argument, packet)?,
+                // A mark out of a map that has none for it is not set, and the rule ends.
+                "mangle" => match self.value(&chain.table, argument, packet)? {
+                    Some(value) => mangle(argument, &value, packet)?,
+                    None => return Ok(Outcome::Next),
+                },
                 "dnat" | "snat" => match self.translate(&chain.table, what, argument, packet)? {
                     true => return decided(Verdict::Accept),
                     false => return Ok(Outcome::Next),
@@ -276,6 +280,15 @@ impl Rules {
             }
         }
         Ok(None)
+    }
+
+    /// What a statement sets something to: as written, or out of a map.
+    fn value(&self, table: &TableId, argument: &Value, packet: &Packet) -> Result<Option<Value>> {
+        let Some(value) = argument.get("value") else { return Err(unknown(argument)) };
+        match value.get("map") {
+            Some(map) => self.look_up(table, map, packet),
+            None => Ok(Some(value.clone())),
+        }
     }
 
     /// The members of a named or written-out set or map.
@@ -431,15 +444,18 @@ pub(super) fn number(value: &Value) -> Option<u128> {
     }
 }
 
-/// Whether any of these bits are set: one number, or a list of them.
+/// Whether any of these bits are set.
 fn bits(seen: &Seen, right: &Value) -> Option<bool> {
     let Seen::Number(seen) = seen else { return None };
-    let list = right.as_array().or_else(|| right.get("|").and_then(Value::as_array));
-    let mask = match list {
-        Some(list) => list.iter().map(number).try_fold(0, |sum, bit| Some(sum | bit?))?,
-        None => number(right)?,
-    };
-    Some(seen & mask != 0)
+    Some(seen & mask(right)? != 0)
+}
+
+/// Bits: one number, or several together.
+pub(super) fn mask(value: &Value) -> Option<u128> {
+    match value.as_array().or_else(|| value.get("|").and_then(Value::as_array)) {
+        Some(list) => list.iter().map(mask).try_fold(0, |sum, bits| Some(sum | bits?)),
+        None => number(value),
+    }
 }
 
 fn address_fits(address: IpAddr, pattern: &Value) -> Result<bool> {
@@ -462,10 +478,8 @@ fn unspecified(v4: bool) -> IpAddr {
     if v4 { std::net::Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() }
 }
 
-fn mangle(argument: &Value, packet: &mut Packet) -> Result<()> {
-    let (Some(key), Some(value)) = (argument.get("key"), argument.get("value")) else {
-        return Err(unknown(argument));
-    };
+fn mangle(argument: &Value, value: &Value, packet: &mut Packet) -> Result<()> {
+    let Some(key) = argument.get("key") else { return Err(unknown(argument)) };
     if let Some(meta) = key.get("meta") {
         let wanted = number(value).and_then(|value| u64::try_from(value).ok()).ok_or_else(|| unknown(argument))?;
         match text(meta, "key") {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     packet::{Above, Packet, Tracking},
-    rules::{HOST, number, text, unknown},
+    rules::{HOST, mask, text, unknown},
 };
 
 /// The numbers nftables lists with `-nnn` (linux/if_ether.h, linux/socket.h, nf_conntrack_common.h).
@@ -46,17 +46,18 @@ pub(super) fn see(expression: &Value, packet: &Packet) -> Result<Option<Seen>> {
             Ok(Some(Seen::Several(several)))
         }
         "&" => {
-            let [inner, mask] = argument.as_array().map(Vec::as_slice).unwrap_or_default() else {
+            let [inner, bits] = argument.as_array().map(Vec::as_slice).unwrap_or_default() else {
                 return Err(unknown(expression));
             };
-            match (see(inner, packet)?, number(mask)) {
-                (Some(Seen::Number(seen)), Some(mask)) => Ok(Some(Seen::Number(seen & mask))),
+            match (see(inner, packet)?, mask(bits)) {
+                (Some(Seen::Number(seen)), Some(bits)) => Ok(Some(Seen::Number(seen & bits))),
                 (None, _) => Ok(None),
                 _ => Err(unknown(expression)),
             }
         }
         "elem" => see(argument.get("val").unwrap_or(&Value::Null), packet),
         "meta" => meta(text(argument, "key"), packet).map(Some).ok_or_else(|| unknown(expression)),
+        "fib" if text(argument, "result") == "type" => Ok(Some(Seen::Number(route_type(packet)))),
         "ct" => connection(argument, packet).map(Some).ok_or_else(|| unknown(expression)),
         // A raw look at bytes: rules use it for neighbour discovery only, which this packet is not.
         "payload" if argument.get("base").is_some() => Ok(None),
@@ -140,4 +141,16 @@ fn payload(protocol: &str, field: &str, packet: &Packet) -> Option<Option<Seen>>
         ("icmp" | "icmpv6" | "arp", _) => None,
         _ => return None,
     })
+}
+
+/// What kind of route its destination has (`RTN_…` of linux/rtnetlink.h), as far as rules tell kinds apart.
+fn route_type(packet: &Packet) -> u128 {
+    const UNICAST: u128 = 1;
+    const LOCAL: u128 = 2;
+    const MULTICAST: u128 = 5;
+    match packet.destination {
+        address if address.is_multicast() => MULTICAST,
+        _ if packet.arrived => LOCAL,
+        _ => UNICAST,
+    }
 }
