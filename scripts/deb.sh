@@ -15,4 +15,4 @@ for shell in bash zsh fish; do "$binary" completion "$shell" >"$made/hull.$shell
 gzip -9n "$made"/man/*.1
 
 cargo deb --no-build --quiet -p hull
-ls -l target/debian/*.deb
+ls -l "${CARGO_TARGET_DIR:-target}"/debian/*.deb
