@@ -21,14 +21,13 @@ use hull_types::{
 };
 use serde_json::{Value, json};
 
-use super::shape::{NicSeat, Shape};
+use super::{
+    shape::{NicSeat, Shape},
+    translations,
+};
 
 /// Kernel words that spare a Linux the calibration of its clocks, which hangs on microvm with ACPI under TCG.
 pub(super) const TCG_CLOCK: &str = "tsc_early_khz=2000000 lpj=4000000";
-
-/// Bounds of [`translations`]. QEMU cuts it into regions of 2 MiB at least, one or more for each CPU that may be.
-const LEAST_TRANSLATIONS: Bytes = Bytes::mib(32);
-const MOST_TRANSLATIONS: Bytes = Bytes::mib(128);
 
 /// Everything the command line depends on. Numbers named `fd` are descriptors in QEMU's process; each is also the
 /// number of its fdset where it has one.
@@ -177,7 +176,7 @@ fn machine(plan: &Plan, line: &mut Line) {
         }
         // Five-level paging costs a walk and buys nothing.
         Accel::Tcg => {
-            line.add("-accel", format!("tcg,thread=multi,tb-size={}", translations(plan.shape.memory).as_mib()));
+            line.add("-accel", format!("tcg,thread=multi,tb-size={}", translations::room(plan.shape.memory).as_mib()));
             line.add("-cpu", "max,la57=off");
         }
     }
@@ -193,13 +192,6 @@ fn machine(plan: &Plan, line: &mut Line) {
     } else {
         line.add("-m", format!("size={mib}M"));
     }
-}
-
-/// Room for TCG's translations of guest code. It fills up in every guest that lives long enough, counts against the VM's
-/// memory limit, and brings tables of about a third of its size with it; when it is full all is translated anew. A small
-/// guest gets little: a tiny Linux boots no slower with 16 MiB than with 128, while a whole Debian wants more.
-fn translations(memory: Bytes) -> Bytes {
-    Bytes((memory.0 / 16).clamp(LEAST_TRANSLATIONS.0, MOST_TRANSLATIONS.0))
 }
 
 /// A piece of guest memory that others can map later.

@@ -32,6 +32,7 @@ mod root;
 mod shape;
 pub(crate) mod sockets;
 mod start;
+mod translations;
 mod uid;
 mod vmm;
 

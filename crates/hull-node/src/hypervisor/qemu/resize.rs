@@ -5,22 +5,23 @@ use std::sync::PoisonError;
 use hull_types::{
     error::{Error, Result},
     flavor::Resources,
+    vm::Accel,
 };
 use serde_json::{Value, json};
 
-use super::{cgroup::Limits, cmdline, record::write_durably, shape::Shape, vmm::Shared};
+use super::{cgroup::Limits, cmdline, record::write_durably, shape::Shape, translations, vmm::Shared};
 use crate::hypervisor::Resized;
 
 /// Brings the machine as near to `to` as it can be while it runs.
 pub(super) async fn resize(machine: &Shared, to: Resources) -> Result<Resized> {
     let record = machine.record();
-    let growth = record.shape.grow_to(to);
+    let mut growth = record.shape.grow_to(to);
     let (vcpus, memory) = (to.vcpus.max(record.shape.now().vcpus), to.memory.max(record.shape.now().memory));
     // Room first: a guest that uses its new memory must not meet the old limit.
     let limits = Limits::new(vcpus, record.shape.max_vcpus, memory, record.accel);
     machine.cgroups.apply(machine.vm, limits)?;
     if !growth.cores.is_empty() {
-        plug_cpus(machine, &growth.cores).await?;
+        growth.pending.extend(plug_cpus(machine, &growth.cores).await?);
     }
     if let Some(size) = growth.dimm {
         let index = machine.record().shape.dimms.len();
@@ -37,10 +38,17 @@ pub(super) async fn resize(machine: &Shared, to: Resources) -> Result<Resized> {
     Ok(Resized { now: Some(machine.record().shape.now()), pending: growth.pending })
 }
 
-async fn plug_cpus(machine: &Shared, cores: &[u16]) -> Result<()> {
+/// Plugs in these cores; what had to be left is said.
+async fn plug_cpus(machine: &Shared, cores: &[u16]) -> Result<Option<String>> {
     let places = ask(machine, "query-hotpluggable-cpus", Value::Null).await?;
     let places = places.as_array().map(Vec::as_slice).unwrap_or_default();
     for core in cores {
+        if machine.record().accel == Accel::Tcg && !translations::make_place(machine).await? {
+            let now = machine.record().shape.now().vcpus;
+            return Ok(Some(format!(
+                "CPUs above {now} take effect at the next start (its emulator has no room for one now)"
+            )));
+        }
         let free = |place: &&Value| {
             place.get("qom-path").is_none()
                 && place.pointer("/props/core-id").and_then(Value::as_u64) == Some(u64::from(*core))
@@ -55,7 +63,7 @@ async fn plug_cpus(machine: &Shared, cores: &[u16]) -> Result<()> {
         ask(machine, "device_add", device).await?;
         remember(machine, |shape| shape.plugged_cpus.push(*core))?;
     }
-    Ok(())
+    Ok(None)
 }
 
 async fn ask(machine: &Shared, command: &str, arguments: Value) -> Result<Value> {
