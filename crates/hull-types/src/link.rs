@@ -21,6 +21,7 @@ use crate::{
     path::{PathQuery, PathReport},
     port::{AddressPair, Bandwidth},
     security_group::SecurityRule,
+    sensitive::Sensitive,
     vm::{Vm, VmStatus},
 };
 
@@ -373,7 +374,7 @@ pub enum NodeCall {
         /// The user.
         user: String,
         /// The password.
-        password: String,
+        password: Sensitive,
     },
     /// Freezes the guest's file systems.
     Quiesce {

@@ -94,7 +94,7 @@ async fn perform(context: &Context, call: NodeCall) -> Result<NodeReply> {
             NodeReply::Exec(vmm()?.agent_exec(argv, input.unwrap_or_default(), limit).await?)
         }
         NodeCall::SetPassword { user, password, .. } => {
-            vmm()?.set_password(&user, &password).await.map(|()| NodeReply::Done)?
+            vmm()?.set_password(&user, password.expose()).await.map(|()| NodeReply::Done)?
         }
         NodeCall::Quiesce { .. } => NodeReply::Count { count: vmm()?.quiesce(FROZEN_AT_MOST).await? },
         NodeCall::Thaw { .. } => NodeReply::Count { count: vmm()?.thaw().await? },

@@ -129,14 +129,14 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 #[utoipa::path(get, path = "/v1/vms/{vm}/console", tag = "guests",
     params(("vm" = String, Path, description = "Name or id")), responses((status = 101)))]
 async fn console(State(app): State<Arc<App>>, ctx: Ctx, Path(vm): Path<String>, up: Upgrade) -> Answer<Response> {
-    open(&app, &ctx, &vm, StreamTarget::Console, up).await
+    open(app, ctx, vm, StreamTarget::Console, up).await
 }
 
 /// The VNC server: a WebSocket of binary frames.
 #[utoipa::path(get, path = "/v1/vms/{vm}/vnc", tag = "guests",
     params(("vm" = String, Path, description = "Name or id")), responses((status = 101)))]
 async fn vnc(State(app): State<Arc<App>>, ctx: Ctx, Path(vm): Path<String>, up: Upgrade) -> Answer<Response> {
-    open(&app, &ctx, &vm, StreamTarget::Vnc, up).await
+    open(app, ctx, vm, StreamTarget::Vnc, up).await
 }
 
 /// A TCP connection to one of the VM's ports, made from its network: a WebSocket of binary frames.
@@ -149,14 +149,15 @@ async fn tcp(
     Path((vm, port)): Path<(String, u16)>,
     up: Upgrade,
 ) -> Answer<Response> {
-    open(&app, &ctx, &vm, StreamTarget::Tcp { port }, up).await
+    open(app, ctx, vm, StreamTarget::Tcp { port }, up).await
 }
 
 /// The stream is opened before the upgrade is answered, so that a refusal is an ordinary problem document.
-async fn open(app: &App, ctx: &Ctx, vm: &str, target: StreamTarget, up: Upgrade) -> Answer<Response> {
+async fn open(app: Arc<App>, ctx: Ctx, vm: String, target: StreamTarget, up: Upgrade) -> Answer<Response> {
     // Whether there is such a VM for the caller comes before how they ask.
-    app.vm(ctx, vm)?;
+    app.vm(&ctx, &vm)?;
     let up = up.map_err(|e| Refusal(Error::invalid(format!("this is a WebSocket: {}", e.body_text()))))?;
-    let io = app.stream(ctx, vm, target).await?;
-    Ok(up.on_upgrade(move |socket| pipe::pipe(socket, io)))
+    let io = app.stream(&ctx, &vm, target).await?;
+    let over = app.until_revoked(ctx, move |app, ctx| app.node_of(ctx, &vm).map(drop));
+    Ok(up.on_upgrade(move |socket| pipe::pipe(socket, io, over)))
 }

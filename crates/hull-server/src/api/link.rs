@@ -148,7 +148,7 @@ async fn stream(
     let node = node(peer)?;
     let (near, far) = tokio::io::duplex(STREAM);
     door.app.hub().accept_stream(node, id, Box::new(far))?;
-    Ok(up.on_upgrade(move |socket| pipe::pipe(socket, Box::new(near))))
+    Ok(up.on_upgrade(move |socket| pipe::pipe(socket, Box::new(near), std::future::pending())))
 }
 
 /// An image's stored bytes, by their name.

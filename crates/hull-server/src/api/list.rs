@@ -1,6 +1,6 @@
 //! Listings on the wire: pages as JSON, watches as newline-delimited JSON.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use axum::{
     body::Body,
@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use hull_types::{
     error::{Error, Problem, Result},
     meta::Meta,
@@ -127,6 +127,12 @@ impl ListQuery {
             return Ok(axum::Json(app.page(listing, whose, page, keep)).into_response());
         }
         let events = app.watch(listing, whose, self.since, keep)?;
+        let all = self.all_projects;
+        let same = move |app: &App, ctx: &Ctx| match app.whose(ctx, all)? {
+            now if now == whose => Ok(()),
+            _ => Err(Error::forbidden("your roles have changed; list again")),
+        };
+        let events = until(events, app.clone().until_revoked(ctx.clone(), same));
         let lines = events.map(|event| match event {
             Ok(event) => line(&event),
             // The stream has begun, so its end is told in its own last line.
@@ -135,6 +141,28 @@ impl ListQuery {
         let body = Body::from_stream(lines);
         Ok(([(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")], body)
             .into_response())
+    }
+}
+
+/// The stream's items, ended by an error before their own end.
+fn until<T: Send>(
+    items: impl Stream<Item = Result<T>> + Send,
+    over: impl Future<Output = Error> + Send,
+) -> impl Stream<Item = Result<T>> + Send {
+    async_stream::stream! {
+        let (mut items, mut over) = (pin!(items), pin!(over));
+        loop {
+            tokio::select! {
+                item = items.next() => match item {
+                    Some(item) => yield item,
+                    None => return,
+                },
+                error = &mut over => {
+                    yield Err(error);
+                    return;
+                }
+            }
+        }
     }
 }
 

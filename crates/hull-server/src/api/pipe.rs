@@ -1,11 +1,14 @@
 //! A WebSocket as a byte stream. Bytes travel in binary frames; an empty one says that its sender will send no more; a
 //! close frame with a code other than 1000 carries the reason.
 
+use std::pin::pin;
+
 use axum::{
     body::Bytes,
     extract::ws::{CloseFrame, Message, WebSocket, close_code},
 };
 use futures::{SinkExt, StreamExt};
+use hull_types::error::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::hub::Io;
@@ -13,8 +16,8 @@ use crate::hub::Io;
 /// Bytes read at once.
 const CHUNK: usize = 16 * 1024;
 
-/// Copies both ways until the stream has ended and all was told, or either side breaks.
-pub(crate) async fn pipe(socket: WebSocket, io: Box<dyn Io>) {
+/// Copies both ways until the stream has ended and all was told, either side breaks, or it is `over` before that.
+pub(crate) async fn pipe(socket: WebSocket, io: Box<dyn Io>, over: impl Future<Output = Error>) {
     let (mut sink, mut source) = socket.split();
     let (mut reader, mut writer) = tokio::io::split(io);
     let inward = async {
@@ -33,8 +36,13 @@ pub(crate) async fn pipe(socket: WebSocket, io: Box<dyn Io>) {
     };
     let outward = async {
         let mut buffer = vec![0; CHUNK];
+        let mut over = pin!(over);
         let end = loop {
-            match reader.read(&mut buffer).await {
+            let read = tokio::select! {
+                read = reader.read(&mut buffer) => read,
+                error = &mut over => break Err(error.detail),
+            };
+            match read {
                 Ok(0) => break Ok(()),
                 Ok(read) => {
                     let bytes = Bytes::copy_from_slice(&buffer[..read]);

@@ -1,6 +1,6 @@
 //! `/v1/auth/…`: logging in, staying in, logging out.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Extension, Json as Body,
@@ -42,8 +42,7 @@ async fn login(
     trail: Option<Extension<Trail>>,
     Json(body): Json<Login>,
 ) -> Answer<Response> {
-    let from = remote.map(|Extension(Remote(from))| from);
-    let session = app.login(&body, from).await?;
+    let session = app.login(&body, address(remote, trail.as_ref())).await?;
     told(&app, trail, &session);
     Ok(secret(session))
 }
@@ -57,8 +56,7 @@ async fn oidc(
     trail: Option<Extension<Trail>>,
     Json(body): Json<OidcLogin>,
 ) -> Answer<Response> {
-    let from = remote.map(|Extension(Remote(from))| from);
-    let session = app.login_oidc(&body, from).await?;
+    let session = app.login_oidc(&body, address(remote, trail.as_ref())).await?;
     told(&app, trail, &session);
     Ok(secret(session))
 }
@@ -74,6 +72,11 @@ async fn renew(State(app): State<Arc<App>>, ctx: Ctx) -> Answer<Response> {
 async fn logout(State(app): State<Arc<App>>, ctx: Ctx) -> Answer<StatusCode> {
     app.logout(&ctx).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whose tries are counted: behind a trusted proxy those of each client, not of all together.
+fn address(remote: Option<Extension<Remote>>, trail: Option<&Extension<Trail>>) -> Option<IpAddr> {
+    trail.map_or_else(|| remote.map(|Extension(Remote(from))| from), |Extension(trail)| trail.address())
 }
 
 /// Who has logged in is known only now; the audit is to tell it.

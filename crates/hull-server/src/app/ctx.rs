@@ -9,6 +9,7 @@ use hull_types::{
     event::{Actor, ResourceRef},
     id::{ProjectId, UserId},
     project::Project,
+    sensitive::Sensitive,
     session::Claims,
     token::Role,
 };
@@ -31,6 +32,8 @@ pub struct Caller {
     pub must_change_password: bool,
     /// What their signed token says, where they came with one.
     pub session: Option<Arc<Claims>>,
+    /// The text they bear, by which a stream asks again who they are; none over the local socket.
+    pub bearer: Option<Arc<Sensitive>>,
 }
 
 impl Caller {
@@ -40,12 +43,12 @@ impl Caller {
     pub const SERVER: Self = Self::admin(Actor::Server);
 
     const fn admin(actor: Actor) -> Self {
-        Self { actor, grants: Grants::system(Role::Admin), must_change_password: false, session: None }
+        Self { actor, grants: Grants::system(Role::Admin), must_change_password: false, session: None, bearer: None }
     }
 
     /// Someone with these roles.
     pub fn new(actor: Actor, grants: Grants) -> Self {
-        Self { actor, grants, must_change_password: false, session: None }
+        Self { actor, grants, must_change_password: false, session: None, bearer: None }
     }
 
     /// What their calls are counted and remembered by; none over the local socket.

@@ -68,7 +68,7 @@ impl App {
         if user.is_empty() || user.chars().any(|c| c.is_control() || c == ':') {
             return Err(Error::invalid("a user's name has no control characters and no colon").at("/user"));
         }
-        if password.chars().any(char::is_control) {
+        if password.expose().chars().any(char::is_control) {
             return Err(Error::invalid("a password has no control characters").at("/password"));
         }
         done(self.ask(ctx, vm, |vm| NodeCall::SetPassword { vm, user, password }).await?)

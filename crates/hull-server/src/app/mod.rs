@@ -30,6 +30,7 @@ pub mod router;
 pub mod security_group;
 pub mod session;
 pub mod signing;
+mod standing;
 pub mod status;
 pub mod subnet;
 pub mod token;

@@ -21,6 +21,7 @@ use hull_types::{
     error::{Error, ErrorKind, Result},
     event::Actor,
     id::UserId,
+    sensitive::Sensitive,
     session::{Claims, EndedSession, SigningKey},
     token::Scope,
     user::User,
@@ -42,6 +43,11 @@ impl App {
     /// # Errors
     /// `Unauthenticated`.
     pub(crate) fn bearer(&self, text: &str) -> Result<Caller> {
+        let caller = self.borne(text)?;
+        Ok(Caller { bearer: Some(Arc::new(Sensitive::new(text))), ..caller })
+    }
+
+    fn borne(&self, text: &str) -> Result<Caller> {
         let now = self.env.now();
         if signing::looks_signed(text) {
             return self.cache.read(|state| {

@@ -5,7 +5,10 @@
 //!        └───────────────── as the answer goes out: a record of its own, where none was committed <──────┘
 //! ```
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use hull_types::{
     audit::{Audit, CredentialRef, Origin, Outcome},
@@ -45,6 +48,11 @@ impl Trail {
 
     fn said(&self) -> MutexGuard<'_, Said> {
         self.0.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The caller's address, as a trusted proxy tells it where there is one; none over the local socket.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.0.origin.address
     }
 
     /// Who calls, and the project that is theirs in this call.

@@ -13,11 +13,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::{
     WebSocketStream, client_async,
-    tungstenite::{self, Message, client::IntoClientRequest},
+    tungstenite::{self, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
 use crate::{
-    cloud::{Cloud, DEADLINE, tls},
+    cloud::{Client, Cloud, DEADLINE, tls},
     node::{Held, reply, status, take},
 };
 
@@ -117,7 +117,7 @@ async fn a_host_joins_links_holds_a_vm_and_dials_back_its_console() {
     cloud.client.post("/v1/vms", json!({"name": "w", "image": "debian", "flavor": "micro"})).await.created();
     cloud.until("/v1/vms/w", "running", |vm| vm.state() == "running").await;
 
-    let mut console = user(&cloud, "/v1/vms/w/console").await.unwrap();
+    let mut console = user(&cloud, &cloud.client, "/v1/vms/w/console").await.unwrap();
     console.send(Message::binary("hello\n".as_bytes())).await.unwrap();
     let mut heard = Vec::new();
     while heard.len() < 6 {
@@ -132,8 +132,16 @@ async fn a_host_joins_links_holds_a_vm_and_dials_back_its_console() {
     while let Some(Ok(message)) = tokio::time::timeout(DEADLINE, console.next()).await.unwrap() {
         assert!(matches!(message, Message::Close(Some(ref frame)) if u16::from(frame.code) == 1000), "{message:?}");
     }
-    let refused = user(&cloud, "/v1/vms/nope/console").await;
+    let refused = user(&cloud, &cloud.client, "/v1/vms/nope/console").await;
     assert!(matches!(refused, Err(tungstenite::Error::Http(answer)) if answer.status() == 404));
+
+    // Whoever loses the right to a console loses the one they have open.
+    let ann = crate::identity::user(&cloud, "ann", Some("default"), "member").await;
+    let mut console = user(&cloud, &ann, "/v1/vms/w/console").await.unwrap();
+    cloud.client.patch("/v1/users/ann", json!({"enabled": false})).await.ok();
+    let end = tokio::time::timeout(DEADLINE, console.next()).await.unwrap().unwrap().unwrap();
+    let told = |frame: &CloseFrame| u16::from(frame.code) == 1011 && frame.reason.contains("no longer yours");
+    assert!(matches!(&end, Message::Close(Some(frame)) if told(frame)), "{end:?}");
     serving.abort();
 }
 
@@ -152,12 +160,12 @@ async fn shout(mut stream: Socket) {
 }
 
 /// A user's WebSocket, by token.
-async fn user(cloud: &Cloud, path: &str) -> tungstenite::Result<Socket> {
+async fn user(cloud: &Cloud, client: &Client, path: &str) -> tungstenite::Result<Socket> {
     let ca = std::fs::read(cloud.dir.path().join("pki/ca.pem")).unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(tls(&ca, None)));
     let tcp = TcpStream::connect(cloud.client.addr).await?;
     let stream = connector.connect("localhost".try_into().unwrap(), tcp).await?;
-    dial_over(stream, path, cloud.client.token.as_deref()).await
+    dial_over(stream, path, client.token.as_deref()).await
 }
 
 #[tokio::test]

@@ -98,6 +98,21 @@ async fn a_watch_shows_what_is_then_what_changes() {
 }
 
 #[tokio::test]
+async fn a_watch_ends_when_what_it_shows_is_no_longer_its_callers() {
+    let cloud = Cloud::start().await;
+    cloud.client.post("/v1/projects", json!({"name": "acme"})).await.created();
+    let ann = crate::identity::user(&cloud, "ann", Some("acme"), "member").await;
+    let mut lines = Lines::open(&ann, "/v1/keypairs?watch=true").await;
+    assert_eq!(lines.next().await["type"], "bookmark", "there is none yet");
+    let given = cloud.client.get("/v1/role-assignments?project=acme").await.ok();
+    let given = given["items"][0]["id"].as_str().unwrap();
+    cloud.client.delete(&format!("/v1/role-assignments/{given}")).await.gone();
+    let end = lines.next().await;
+    assert!(end["detail"].as_str().unwrap().contains("no longer yours"), "{end}");
+    assert!(tokio::time::timeout(DEADLINE, lines.stream.next()).await.unwrap().is_none(), "nothing comes after");
+}
+
+#[tokio::test]
 async fn a_watch_is_taken_up_where_it_broke_without_gap_or_repeat() {
     let cloud = Cloud::start().await;
     let listed = cloud.client.get("/v1/flavors?limit=1000").await.ok();

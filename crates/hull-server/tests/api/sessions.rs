@@ -6,11 +6,13 @@ use std::sync::{
 };
 
 use hull_server::{
+    app::Settings,
     controllers::keys,
     env::{Clock, Env, Ids, Rng},
 };
 use hull_types::Timestamp;
 use jiff::SignedDuration;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -173,6 +175,20 @@ async fn guessing_waits_longer_and_longer_until_an_admin_forgives() {
     guess(&cloud, "ann").await.refused("too-many-requests");
     clock.minutes(clock.minutes.load(Ordering::SeqCst) + 16);
     stranger.post("/v1/auth/login", right).await.ok();
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_each_client_has_a_rate_of_its_own() {
+    let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let settings = Settings { trusted_proxies, ..Settings::default() };
+    let cloud = Cloud::start_on(Arc::new(hull_store::memory::MemoryStore::new()), settings).await;
+    let guess = async |from: &str, n: u32| {
+        let body = json!({"user": format!("u{n}"), "password": "a guess of mine"});
+        let request = cloud.client.with_token(None).request(Method::POST, "/v1/auth/login").json(&body);
+        cloud.client.send(request.header("x-forwarded-for", from)).await.status
+    };
+    while guess("203.0.113.9", 0).await != StatusCode::TOO_MANY_REQUESTS {}
+    assert_eq!(guess("203.0.113.10", 1).await, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

@@ -416,7 +416,7 @@ pub struct PasswordRequest {
     /// The user inside.
     pub user: String,
     /// The new password.
-    pub password: String,
+    pub password: Sensitive,
 }
 
 /// One of a VM's addresses.

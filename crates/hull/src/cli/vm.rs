@@ -381,7 +381,9 @@ impl Verb {
             Self::Screenshot { vm, file } => screenshot(&vms.screenshot(&vm).await?, &file)?,
             Self::Vnc(viewing) => viewing.run(&session.client).await?,
             Self::Exec { vm, timeout, stdin, argv } => return exec(session, &vm, timeout, stdin, argv).await,
-            Self::Password { vm, user } => vms.password(&vm, &PasswordRequest { user, password: password()? }).await?,
+            Self::Password { vm, user } => {
+                vms.password(&vm, &PasswordRequest { user, password: password()?.into() }).await?
+            }
             Self::AgentPing { vm } => {
                 vms.call::<serde_json::Value>(&vm, "agent-ping").await?;
                 output::line("the guest agent answers");
