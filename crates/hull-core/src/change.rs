@@ -21,7 +21,7 @@ use hull_types::{
     flavor::Flavor,
     id::{
         AppCredentialId, FlavorId, FloatingIpId, ImageId, KeypairId, NetworkId, NodeId, PortId, ProjectId,
-        RoleAssignmentId, RouterId, SecurityGroupId, SubnetId, UserGroupId, UserId, VmId,
+        RoleAssignmentId, RouterId, SecurityGroupId, SubnetId, TokenId, UserGroupId, UserId, VmId,
     },
     image::Image,
     keypair::Keypair,
@@ -310,6 +310,8 @@ pub enum Write {
     PutAppCredential(Box<AppCredential>),
     /// Deletes an application credential.
     DeleteAppCredential(AppCredentialId),
+    /// Deletes an API token.
+    DeleteToken(TokenId),
     /// Takes what must be free.
     Claim(Claim),
     /// Gives it back.

@@ -5,6 +5,7 @@ use hull_types::{
     app_credential::AppCredential,
     error::{Error, Result},
     event::Event,
+    id::TokenId,
     name::Name,
     project::Project,
     role_assignment::{RoleAssignment, Subject},
@@ -123,9 +124,15 @@ pub fn remove_all(changes: &mut Changes, assignments: &[&RoleAssignment]) {
     }
 }
 
-/// What people were given in a project goes with it.
-pub fn remove_project(changes: &mut Changes, assignments: &[&RoleAssignment], credentials: &[&AppCredential]) {
+/// What people and programs were given in a project goes with it.
+pub fn remove_project(
+    changes: &mut Changes,
+    assignments: &[&RoleAssignment],
+    credentials: &[&AppCredential],
+    tokens: &[TokenId],
+) {
     remove_all(changes, assignments);
+    tokens.iter().for_each(|token| changes.push(Write::DeleteToken(*token)));
     credentials.iter().for_each(|credential| changes.push(Write::DeleteAppCredential(credential.id)));
 }
 

@@ -170,7 +170,8 @@ impl App {
                 state.people.assignments.iter().filter(|it| it.scope == here).map(|it| &*it.value).collect();
             let credentials = state.people.credentials.iter().filter(|it| it.project == project.id);
             let credentials: Vec<_> = credentials.map(|it| &*it.value).collect();
-            hull_core::role_assignment::remove_project(&mut changes, &roles, &credentials);
+            let tokens = state.tokens.iter().filter(|it| it.scope == here).map(|it| it.id).collect::<Vec<_>>();
+            hull_core::role_assignment::remove_project(&mut changes, &roles, &credentials, &tokens);
             Ok((changes, ()))
         })
         .await

@@ -162,6 +162,7 @@ impl Plan {
             Write::DeleteUserGroup(id) => self.delete(Kind::UserGroup.key(id.0)),
             Write::DeleteRoleAssignment(id) => self.delete(Kind::RoleAssignment.key(id.0)),
             Write::DeleteAppCredential(id) => self.delete(Kind::AppCredential.key(id.0)),
+            Write::DeleteToken(id) => self.delete(Kind::Token.key(id.0)),
             Write::Claim(claim) => {
                 let (key, owner) = claim_key(&claim);
                 self.when(Compare::Absent(key.clone().into()), claim.taken());

@@ -91,9 +91,13 @@ async fn what_hangs_on_a_user_or_a_project_goes_with_it() {
     root.post("/v1/role-assignments?project=other", json!({"role": "reader", "user": "ann"})).await.created();
     let secret = ann.post("/v1/app-credentials?project=other", json!({"name": "ci", "role": "reader"})).await.created();
     let program = root.with_token(secret["secret"].as_str());
+    let secret = root.post("/v1/tokens?project=other", json!({"name": "bot", "role": "reader"})).await.created();
+    let bot = root.with_token(secret["secret"].as_str());
     program.get("/v1/vms").await.ok();
+    bot.get("/v1/vms").await.ok();
     root.delete("/v1/projects/other").await.gone();
     program.get("/v1/vms").await.refused("unauthenticated");
+    bot.get("/v1/vms").await.refused("unauthenticated");
     let left = root.get("/v1/role-assignments?all-projects=true").await.ok();
     assert_eq!(left["items"].as_array().unwrap().len(), 1);
 
