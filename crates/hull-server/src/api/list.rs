@@ -69,8 +69,8 @@ pub(crate) struct ListQuery {
     pub(crate) image: Option<String>,
     /// Events: only those of the resource of this id.
     pub(crate) resource: Option<Uuid>,
-    /// Ports: only those of this VM (id).
-    pub(crate) vm: Option<Uuid>,
+    /// Ports: only those of this VM (name or id).
+    pub(crate) vm: Option<String>,
     /// Subnets, ports, floating IPs: only those of this network (name or id).
     pub(crate) network: Option<String>,
     /// Networks, subnets, routers, floating IPs, ports, security groups: only those with this tag.

@@ -8,7 +8,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hull_types::{
-    id::VmId,
     port::Port,
     wire::{
         List, Revised,
@@ -35,7 +34,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
 async fn list(State(app): State<Arc<App>>, ctx: Ctx, Query(query): Query<ListQuery>) -> Answer<Response> {
     let tagged = tagged(query.tag.clone());
     let network = query.network.as_deref().map(|text| app.network_id(&ctx, text)).transpose()?;
-    let vm = query.vm.map(VmId);
+    let vm = query.vm.as_deref().map(|text| app.vm_id(&ctx, text)).transpose()?;
     query.only(&["tag", "network", "vm"])?.serve(&app, &ctx, LISTING, move |_, it| {
         tagged(&it.meta) && network.is_none_or(|id| it.network == id) && vm.is_none_or(|vm| it.vm == Some(vm))
     })

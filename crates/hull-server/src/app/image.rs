@@ -44,7 +44,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 pub const LISTING: Listing<Image, Revised<Image>> = Listing {
     kinds: &[Kind::Image],
     table: |state| &state.images,
-    shared: Some(|image| image.visibility == hull_types::image::Visibility::Public),
+    shared: Some(|_, image| image.visibility == hull_types::image::Visibility::Public),
     view: |_, doc, _| revised(doc),
 };
 

@@ -47,8 +47,8 @@ pub struct Listing<T, V> {
     pub kinds: &'static [Kind],
     /// Its table.
     pub table: fn(&State) -> &Table<T>,
-    /// Whether other projects see it, for nouns that can be shared.
-    pub shared: Option<fn(&T) -> bool>,
+    /// Whether other projects see it, for nouns that can be shared, or hang on what can be.
+    pub shared: Option<fn(&State, &T) -> bool>,
     /// What callers see.
     pub view: fn(&State, &Doc<T>, Timestamp) -> V,
 }
@@ -62,11 +62,11 @@ impl<T, V> Clone for Listing<T, V> {
 impl<T, V> Copy for Listing<T, V> {}
 
 impl<T: Noun, V> Listing<T, V> {
-    fn sees(&self, whose: Whose, doc: &Doc<T>) -> bool {
+    fn sees(&self, state: &State, whose: Whose, doc: &Doc<T>) -> bool {
         match (whose, doc.project()) {
             (Whose::All, _) | (_, None) => true,
             (Whose::Nobody, Some(_)) => false,
-            (Whose::Project(own), Some(owner)) => own == owner || self.shared.is_some_and(|shared| shared(doc)),
+            (Whose::Project(own), Some(owner)) => own == owner || self.shared.is_some_and(|shared| shared(state, doc)),
         }
     }
 
@@ -88,7 +88,7 @@ impl<T: Noun, V> Listing<T, V> {
             Whose::Project(_) | Whose::All | Whose::Nobody => None,
         };
         let listing = *self;
-        table.after(own, after).filter(move |doc| listing.sees(whose, doc))
+        table.after(own, after).filter(move |doc| listing.sees(state, whose, doc))
     }
 }
 
@@ -243,7 +243,7 @@ where
     /// A resource that is gone, or no longer what was asked for, is told as deleted.
     fn event(&self, state: &State, id: Uuid, revision: u64, now: Timestamp) -> WatchEvent<V> {
         let found = (self.listing.table)(state).get(id);
-        match found.filter(|doc| self.listing.sees(self.whose, doc) && (self.keep)(state, doc)) {
+        match found.filter(|doc| self.listing.sees(state, self.whose, doc) && (self.keep)(state, doc)) {
             Some(doc) => WatchEvent::Put { revision, object: (self.listing.view)(state, doc, now) },
             None => WatchEvent::Delete { revision, id: id.to_string() },
         }

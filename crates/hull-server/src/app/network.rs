@@ -39,12 +39,12 @@ use crate::state::{
 pub const LISTING: Listing<Network, Revised<Network>> = Listing {
     kinds: &[Kind::Network],
     table: |state| &state.networks,
-    shared: Some(visible),
+    shared: Some(|_, network| visible(network)),
     view: |_, doc, _| revised(doc),
 };
 
 /// Whether other projects see a network: they may use it, or lead out by it.
-fn visible(network: &Network) -> bool {
+pub(crate) fn visible(network: &Network) -> bool {
     network.shared || network.external
 }
 

@@ -20,8 +20,12 @@ use super::{
 use crate::state::{keys::Kind, table::Doc, view::State};
 
 /// How subnets are listed.
-pub const LISTING: Listing<Subnet, Revised<Subnet>> =
-    Listing { kinds: &[Kind::Subnet], table: |state| &state.subnets, shared: None, view: |_, doc, _| revised(doc) };
+pub const LISTING: Listing<Subnet, Revised<Subnet>> = Listing {
+    kinds: &[Kind::Subnet],
+    table: |state| &state.subnets,
+    shared: Some(|state, subnet| state.networks.get(subnet.network).is_some_and(|network| network::visible(network))),
+    view: |_, doc, _| revised(doc),
+};
 
 /// A subnet of the project's, or by its id one of a network that the project sees.
 pub(crate) fn find<'a>(ctx: &Ctx, state: &'a State, text: &str) -> Result<&'a Doc<Subnet>> {

@@ -318,6 +318,14 @@ impl App {
         self.cache.read(|state| ctx.find(&state.vms, text, state).map(|vm| view(state, vm, now)))
     }
 
+    /// A VM's id.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn vm_id(&self, ctx: &Ctx, text: &str) -> Result<VmId> {
+        self.cache.read(|state| ctx.find(&state.vms, text, state).map(|vm| vm.id))
+    }
+
     /// The user data a VM was given, base64; only for who may change it.
     ///
     /// # Errors

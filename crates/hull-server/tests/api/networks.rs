@@ -254,6 +254,8 @@ async fn a_shared_network_is_used_by_all_and_changed_by_who_administers_the_clou
     let (a, root) = (member(&cloud, "a").await, &cloud.client);
     root.post("/v1/networks", json!({"name": "all", "shared": true})).await.created();
     root.post("/v1/subnets", json!({"name": "all-0", "network": "all", "cidr": "10.7.0.0/24"})).await.created();
+    let listed = a.get("/v1/subnets?network=all").await.ok();
+    assert_eq!(listed["items"][0]["cidr"], "10.7.0.0/24", "{listed}");
     a.post("/v1/ports", json!({"name": "p", "network": "all"})).await.created();
     a.delete("/v1/networks/all").await.refused("forbidden");
     a.patch("/v1/networks/all", json!({"description": "mine"})).await.refused("forbidden");
@@ -380,6 +382,8 @@ async fn nics_come_and_go_and_a_user_s_port_outlives_its_vm() {
     assert_eq!(client.get("/v1/projects/default").await.ok()["usage"]["ports"], 2);
     act(json!({"action": "attach-nic", "nic": {"network": "nope"}})).await.refused("not-found");
     let new = plugged["ports"][1].as_str().unwrap();
+    let of_vm = client.get("/v1/ports?vm=w").await.ok();
+    assert_eq!(of_vm["items"].as_array().unwrap().len(), 2, "{of_vm}");
     act(json!({"action": "detach-nic", "port": new})).await.ok();
     client.get(&format!("/v1/ports/{new}")).await.refused("not-found");
     act(json!({"action": "detach-nic", "port": "own"})).await.ok();

@@ -192,9 +192,7 @@ impl Verb {
             Self::List { filtered, network, vm } => {
                 let mut query = filtered.query();
                 query.extend(network.map(|network| ("network", network)));
-                if let Some(vm) = vm {
-                    query.push(("vm", session.client.vms().show(&vm).await?.vm.id.to_string()));
-                }
+                query.extend(vm.map(|vm| ("vm", vm)));
                 output::list(&ports.list::<Port>(&query).await?, session.format);
             }
             Self::Show { port } => output::one(&ports.show::<Port>(&port).await?, session.format),
