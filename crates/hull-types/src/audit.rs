@@ -7,7 +7,13 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{
+        Object, Ref,
+        schema::{AnyOfBuilder, Schema},
+    },
+};
 use uuid::Uuid;
 
 use crate::{
@@ -108,6 +114,7 @@ pub struct Audit {
     pub project: Option<ProjectId>,
     /// Who; none where they proved nothing.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = an_actor_or_nobody)]
     pub actor: Option<Actor>,
     /// With what they proved it; the session of a user who logged in, a token, an application credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,6 +135,11 @@ pub struct Audit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_at: Option<Timestamp>,
+}
+
+/// Flattened, nobody is the absence of an actor's fields, where the derived form would ask for a null.
+fn an_actor_or_nobody() -> Schema {
+    Schema::AnyOf(AnyOfBuilder::new().item(Ref::from_schema_name("Actor")).item(Object::new()).build())
 }
 
 impl Audit {

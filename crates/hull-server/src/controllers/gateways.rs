@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hull_core::{change::Changes, router};
 use hull_types::{
-    error::Result,
+    error::{Error, Result},
     id::{NodeId, RouterId},
     name::Name,
 };
@@ -31,10 +31,10 @@ pub struct Gateways {
 }
 
 impl Gateways {
-    /// One round over all routers.
+    /// One round over all routers. One that fails keeps no other from its ends.
     ///
     /// # Errors
-    /// The store's.
+    /// The last failure; all is looked at again in the next round.
     pub async fn round(&self, app: &App) -> Result<()> {
         let now = app.cache.now();
         if !self.concerned(app) {
@@ -48,11 +48,18 @@ impl Gateways {
             });
             leads.map(|router| router.id).collect()
         });
+        let mut end = Ok(());
         for router in routers {
-            app.change(&Ctx::of(Caller::SERVER), |state, call| Ok((decide(state, router, call)?, ()))).await?;
+            let ctx = Ctx::of(Caller::SERVER);
+            let done = app.change(&ctx, |state, call| Ok((decide(state, router, call)?, ()))).await;
+            if let Err(error) = done {
+                end = Err(Error { detail: format!("the ends of router {router}: {}", error.detail), ..error });
+            }
         }
-        self.next.store(now + 1, Ordering::Relaxed);
-        Ok(())
+        if end.is_ok() {
+            self.next.store(now + 1, Ordering::Relaxed);
+        }
+        end
     }
 
     /// Whether something that ends depend on may have changed.

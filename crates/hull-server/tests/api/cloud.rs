@@ -15,6 +15,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::described;
+
 /// How long anything may take here before the test fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -129,10 +131,15 @@ impl Client {
     }
 
     pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
-        let response = tokio::time::timeout(self.patience, request.send()).await.unwrap().unwrap();
+        let (http, request) = request.build_split();
+        let request = request.unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = tokio::time::timeout(self.patience, http.execute(request)).await.unwrap().unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let content = headers.get("content-type").map(|content| content.to_str().unwrap());
+        described::check(&method, &path, status, content, &body);
         Answer { status, headers, body, bytes }
     }
 

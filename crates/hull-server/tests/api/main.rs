@@ -6,6 +6,7 @@ mod bad_input;
 mod clock;
 mod cloud;
 mod contract;
+mod described;
 mod identity;
 mod images;
 mod joining;
