@@ -60,14 +60,7 @@ pub(crate) fn error(error: &Error) {
 /// Prints many.
 pub(crate) fn list<T: Show>(items: &[T], format: Format) {
     match format {
-        Format::Table => {
-            let mut table = table();
-            table.set_header(T::COLUMNS.iter().map(|column| column.to_uppercase()));
-            for item in items {
-                table.add_row(item.row());
-            }
-            line(trimmed(&table));
-        }
+        Format::Table => rows(T::COLUMNS, items.iter().map(Show::row).collect()),
         Format::Json | Format::Yaml => document(&items, format),
     }
 }
@@ -75,15 +68,24 @@ pub(crate) fn list<T: Show>(items: &[T], format: Format) {
 /// Prints one.
 pub(crate) fn one<T: Show>(item: &T, format: Format) {
     match format {
-        Format::Table => {
-            let mut table = table();
-            for (label, value) in item.page() {
-                table.add_row(vec![label.to_owned(), value]);
-            }
-            line(trimmed(&table));
-        }
+        Format::Table => page(item.page()),
         Format::Json | Format::Yaml => document(item, format),
     }
+}
+
+/// Prints rows under headings.
+pub(crate) fn rows(columns: &[&str], rows: Vec<Vec<String>>) {
+    let mut table = table();
+    table.set_header(columns.iter().map(|column| column.to_uppercase()));
+    table.add_rows(rows);
+    line(trimmed(&table));
+}
+
+/// Prints labels and values.
+pub(crate) fn page(page: Vec<(&'static str, String)>) {
+    let mut table = table();
+    table.add_rows(page.into_iter().map(|(label, value)| [label.to_owned(), value]));
+    line(trimmed(&table));
 }
 
 /// Prints anything for programs; as YAML where a table is asked and there is none.

@@ -15,7 +15,7 @@ use super::{
     Session,
     named::{Described, Filtered, Redescribed, Settings, settings},
 };
-use crate::output::{self, Show};
+use crate::output::Show;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -125,32 +125,30 @@ impl Verb {
             Self::List { filtered, network } => {
                 let mut query = filtered.query();
                 query.extend(network.map(|network| ("network", network)));
-                output::list(&floating.list::<FloatingIp>(&query).await?, session.format);
+                session.list(&floating.list::<FloatingIp>(&query).await?).await;
             }
-            Self::Show { floating_ip } => {
-                output::one(&floating.show::<FloatingIp>(&floating_ip).await?, session.format)
-            }
+            Self::Show { floating_ip } => session.one(&floating.show::<FloatingIp>(&floating_ip).await?).await,
             Self::Create { network, name, described, address, ipv6, target: Target { vm, port } } => {
                 let (description, metadata, tags) = described.parts();
                 let family = ipv6.then_some(Family::Ipv6);
                 let leads = vm.is_some() || port.is_some();
                 let target = leads.then_some(FloatingIpTargetRequest { port, vm, fixed: None });
                 let body = FloatingIpCreate { name, description, metadata, tags, network, address, family, target };
-                output::one(&floating.create::<_, FloatingIp>(&body).await?, session.format);
+                session.one(&floating.create::<_, FloatingIp>(&body).await?).await;
             }
             Self::Update { floating_ip, described } => {
                 let (name, description, metadata, tags) = described.parts();
                 let body = FloatingIpUpdate { name, description, metadata, tags, target: None };
-                output::one(&floating.update::<_, FloatingIp>(&floating_ip, &body).await?, session.format);
+                session.one(&floating.update::<_, FloatingIp>(&floating_ip, &body).await?).await;
             }
             Self::Assign { floating_ip, vm, port, fixed } => {
                 let target = Some(Some(FloatingIpTargetRequest { port, vm, fixed }));
                 let body = FloatingIpUpdate { target, ..FloatingIpUpdate::default() };
-                output::one(&floating.update::<_, FloatingIp>(&floating_ip, &body).await?, session.format);
+                session.one(&floating.update::<_, FloatingIp>(&floating_ip, &body).await?).await;
             }
             Self::Unassign { floating_ip } => {
                 let body = FloatingIpUpdate { target: Some(None), ..FloatingIpUpdate::default() };
-                output::one(&floating.update::<_, FloatingIp>(&floating_ip, &body).await?, session.format);
+                session.one(&floating.update::<_, FloatingIp>(&floating_ip, &body).await?).await;
             }
             Self::Delete { floating_ips } => {
                 for name in floating_ips {

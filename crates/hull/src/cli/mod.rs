@@ -23,6 +23,7 @@ mod image;
 mod keypair;
 mod login;
 mod named;
+mod names;
 mod network;
 mod node;
 mod port;

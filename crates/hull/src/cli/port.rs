@@ -16,7 +16,7 @@ use super::{
     named::{Described, Filtered, Redescribed, Settings, settings, spaced},
     subnet::dhcp_option,
 };
-use crate::output::{self, Show};
+use crate::output::Show;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -193,15 +193,15 @@ impl Verb {
                 let mut query = filtered.query();
                 query.extend(network.map(|network| ("network", network)));
                 query.extend(vm.map(|vm| ("vm", vm)));
-                output::list(&ports.list::<Port>(&query).await?, session.format);
+                session.list(&ports.list::<Port>(&query).await?).await;
             }
-            Self::Show { port } => output::one(&ports.show::<Port>(&port).await?, session.format),
-            Self::Create(create) => output::one(&ports.create::<_, Port>(&create.request()).await?, session.format),
+            Self::Show { port } => session.one(&ports.show::<Port>(&port).await?).await,
+            Self::Create(create) => session.one(&ports.create::<_, Port>(&create.request()).await?).await,
             Self::Update(update) => {
                 let limited = update.more.ingress_kbps.is_some() || update.more.egress_kbps.is_some();
                 let before = if limited { Some(ports.show::<Port>(&update.port).await?.bandwidth) } else { None };
                 let (port, body) = update.request(before);
-                output::one(&ports.update::<_, Port>(&port, &body).await?, session.format);
+                session.one(&ports.update::<_, Port>(&port, &body).await?).await;
             }
             Self::Delete { ports: names } => {
                 for name in names {

@@ -14,7 +14,7 @@ use super::{
     named::{Described, Filtered, Redescribed, Settings, settings, spaced},
     subnet::route,
 };
-use crate::output::{self, Show};
+use crate::output::Show;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -125,19 +125,19 @@ impl Verb {
         let routers = session.client.nouns("routers");
         let gateway = |network: String, no_snat: bool| RouterGatewayRequest { network, snat: !no_snat };
         match self {
-            Self::List(filtered) => output::list(&routers.list::<Router>(&filtered.query()).await?, session.format),
-            Self::Show { router } => output::one(&routers.show::<Router>(&router).await?, session.format),
+            Self::List(filtered) => session.list(&routers.list::<Router>(&filtered.query()).await?).await,
+            Self::Show { router } => session.one(&routers.show::<Router>(&router).await?).await,
             Self::Create { name, described, subnets, gateway: network, no_snat, routes } => {
                 let (description, metadata, tags) = described.parts();
                 let gateway = network.map(|network| gateway(network, no_snat));
                 let body = RouterCreate { name, description, metadata, tags, subnets, gateway, routes };
-                output::one(&routers.create::<_, Router>(&body).await?, session.format);
+                session.one(&routers.create::<_, Router>(&body).await?).await;
             }
             Self::Update { router, described, routes, no_routes } => {
                 let (name, description, metadata, tags) = described.parts();
                 let routes = if no_routes { Some(Vec::new()) } else { routes };
                 let body = RouterUpdate { name, description, metadata, tags, gateway: None, routes };
-                output::one(&routers.update::<_, Router>(&router, &body).await?, session.format);
+                session.one(&routers.update::<_, Router>(&router, &body).await?).await;
             }
             Self::Delete { routers: names } => {
                 for name in names {
@@ -148,7 +148,7 @@ impl Verb {
                 for subnet in subnets {
                     routers.add::<_, Router>(&router, "subnets", &RouterSubnetAdd { subnet }).await?;
                 }
-                output::one(&routers.show::<Router>(&router).await?, session.format);
+                session.one(&routers.show::<Router>(&router).await?).await;
             }
             Self::RemoveSubnet { router, subnets } => {
                 for subnet in subnets {
@@ -157,11 +157,11 @@ impl Verb {
             }
             Self::SetGateway { router, network, no_snat } => {
                 let body = RouterUpdate { gateway: Some(Some(gateway(network, no_snat))), ..RouterUpdate::default() };
-                output::one(&routers.update::<_, Router>(&router, &body).await?, session.format);
+                session.one(&routers.update::<_, Router>(&router, &body).await?).await;
             }
             Self::ClearGateway { router } => {
                 let body = RouterUpdate { gateway: Some(None), ..RouterUpdate::default() };
-                output::one(&routers.update::<_, Router>(&router, &body).await?, session.format);
+                session.one(&routers.update::<_, Router>(&router, &body).await?).await;
             }
         }
         Ok(0)

@@ -13,7 +13,7 @@ use super::{
     Session,
     named::{Described, Filtered, Redescribed, Settings, settings},
 };
-use crate::output::{self, Show};
+use crate::output::Show;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -218,20 +218,18 @@ impl Verb {
     pub(crate) async fn run(self, session: &Session) -> Result<u8> {
         let groups = session.client.nouns("security-groups");
         match self {
-            Self::List(filtered) => {
-                output::list(&groups.list::<SecurityGroup>(&filtered.query()).await?, session.format)
-            }
-            Self::Show { group } => output::one(&groups.show::<SecurityGroup>(&group).await?, session.format),
+            Self::List(filtered) => session.list(&groups.list::<SecurityGroup>(&filtered.query()).await?).await,
+            Self::Show { group } => session.one(&groups.show::<SecurityGroup>(&group).await?).await,
             Self::Create { name, described, stateless } => {
                 let (description, metadata, tags) = described.parts();
                 let rules = Vec::new();
                 let body = SecurityGroupCreate { name, description, metadata, tags, stateful: !stateless, rules };
-                output::one(&groups.create::<_, SecurityGroup>(&body).await?, session.format);
+                session.one(&groups.create::<_, SecurityGroup>(&body).await?).await;
             }
             Self::Update { group, described, stateful } => {
                 let (name, description, metadata, tags) = described.parts();
                 let body = SecurityGroupUpdate { name, description, metadata, tags, stateful };
-                output::one(&groups.update::<_, SecurityGroup>(&group, &body).await?, session.format);
+                session.one(&groups.update::<_, SecurityGroup>(&group, &body).await?).await;
             }
             Self::Delete { groups: names } => {
                 for name in names {
@@ -240,7 +238,7 @@ impl Verb {
             }
             Self::AddRule(add) => {
                 let (group, body) = add.request();
-                output::one(&groups.add::<_, SecurityGroup>(&group, "rules", &body).await?, session.format);
+                session.one(&groups.add::<_, SecurityGroup>(&group, "rules", &body).await?).await;
             }
             Self::RemoveRule { group, rules } => {
                 for rule in rules {

@@ -15,7 +15,7 @@ use super::{
     Session,
     named::{Described, Filtered, OrNone, Redescribed, Settings, settings, spaced},
 };
-use crate::output::{self, Show};
+use crate::output::Show;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -156,15 +156,15 @@ impl Verb {
             Self::List { filtered, network } => {
                 let mut query = filtered.query();
                 query.extend(network.map(|network| ("network", network)));
-                output::list(&subnets.list::<Subnet>(&query).await?, session.format);
+                session.list(&subnets.list::<Subnet>(&query).await?).await;
             }
-            Self::Show { subnet } => output::one(&subnets.show::<Subnet>(&subnet).await?, session.format),
+            Self::Show { subnet } => session.one(&subnets.show::<Subnet>(&subnet).await?).await,
             Self::Create(create) => {
-                output::one(&subnets.create::<_, Subnet>(&create.request()).await?, session.format);
+                session.one(&subnets.create::<_, Subnet>(&create.request()).await?).await;
             }
             Self::Update(update) => {
                 let (subnet, body) = update.request();
-                output::one(&subnets.update::<_, Subnet>(&subnet, &body).await?, session.format);
+                session.one(&subnets.update::<_, Subnet>(&subnet, &body).await?).await;
             }
             Self::Delete { subnets: names } => {
                 for name in names {
