@@ -52,6 +52,12 @@ async fn a_port_speaks_for_itself_alone() {
         ("advertising the gateway", frames::advertisement(honest6, gateway6), false),
         ("advertising its neighbour", frames::advertisement(honest6, v6(honest6.to)), false),
         ("a router advertisement", frames::icmp(to_nodes, 134, &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]), false),
+        (
+            "the same behind an option",
+            frames::behind_option(&frames::icmp(to_nodes, 134, &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0])),
+            false,
+        ),
+        ("its own ping6 behind an option", frames::behind_option(&frames::icmp(honest6, 128, &echo)), true),
         ("a redirect", frames::icmp(honest6, 137, &[0; 36]), false),
         ("a DHCP offer", frames::udp(to_all(honest4), 67, 68), false),
         ("a DHCPv6 reply", frames::udp(honest6, 547, 546), false),

@@ -13,7 +13,8 @@
 //! | line | means |
 //! |---|---|
 //! | `HULL-GUEST-DHCP eth0 ip=A/B router=R dns=D mtu=M` | a lease was taken |
-//! | `HULL-GUEST-METADATA source=nocloud\|network host=H ec2=I openstack=U keys=N` | metadata was read, N keys installed |
+//! | `HULL-GUEST-DHCP6 eth0 ip=A dns=D` | a lease was taken over IPv6, where that is wanted |
+//! | `HULL-GUEST-METADATA source=nocloud\|network\|network6 host=H ec2=I openstack=U keys=N` | metadata was read, N keys installed |
 //! | `HULL-GUEST-READY ip=A cpus=N mem_kb=K kernel=V uptime=S` | user space is up; a shell follows |
 //! | `HULL-GUEST-BUTTON [ignored]` | the power button was heard |
 //! | `HULL-GUEST-DISK + vdb` / `- vdb` | a disk came or went |
@@ -82,6 +83,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("/init", include_str!("../guest/init")),
     ("/etc/hotplug", include_str!("../guest/hotplug")),
     ("/etc/udhcpc", include_str!("../guest/udhcpc")),
+    ("/etc/dhcp6", include_str!("../guest/dhcp6")),
     ("/etc/metadata", include_str!("../guest/metadata")),
     ("/etc/power", include_str!("../guest/power")),
     // busybox acpid runs what lies here when the power key is pressed.
@@ -89,7 +91,9 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("/usr/bin/sudo", include_str!("../guest/sudo")),
 ];
 
-const DEBUG_EXIT: &str = include_str!("../guest/debug-exit.c");
+/// Programs of our own: their names and sources in C.
+const PROGRAMS: &[(&str, &str)] =
+    &[("debug-exit", include_str!("../guest/debug-exit.c")), ("frames", include_str!("../guest/frames.c"))];
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\ndebian:x:0:0:root:/root:/bin/sh\nhull:x:0:0:root:/root:/bin/sh\n";
 
@@ -188,7 +192,7 @@ pub fn cache_dir() -> anyhow::Result<PathBuf> {
 /// Changes whenever a rebuild is due because our own part changed; Debian's part is kept until the cache goes.
 fn recipe_hash(agent: bool) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (agent, MODULES, EXTRA_MODULES, SCRIPTS, DEBUG_EXIT, PASSWD, include_str!("guest.rs")).hash(&mut hasher);
+    (agent, MODULES, EXTRA_MODULES, SCRIPTS, PROGRAMS, PASSWD, include_str!("guest.rs")).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -204,7 +208,10 @@ fn build(agent: bool, cache: &Path, into: &Path) -> anyhow::Result<()> {
     add_modules(&mut archive, &kernel_tree, version)?;
     add_program(&mut archive, Path::new("/usr/sbin/dropbear"), "/usr/sbin/dropbear")?;
     add_program(&mut archive, Path::new("/usr/bin/dropbearkey"), "/usr/bin/dropbearkey")?;
-    add_program(&mut archive, &compile_debug_exit(into)?, "/usr/sbin/debug-exit")?;
+    add_program(&mut archive, Path::new("/sbin/dhclient"), "/sbin/dhclient")?;
+    for (name, source) in PROGRAMS {
+        add_program(&mut archive, &compile(name, source, into)?, &format!("/usr/sbin/{name}"))?;
+    }
     if agent {
         let tree = unpack("qemu-guest-agent", cache)?;
         add_program(&mut archive, &tree.join("usr/sbin/qemu-ga"), "/usr/sbin/qemu-ga")?;
@@ -278,15 +285,17 @@ fn add_program(archive: &mut Archive, program: &Path, path: &str) -> anyhow::Res
     }
     for library in libraries(program)? {
         let name = library.to_str().context("a library's path is not UTF-8")?;
-        archive.file(name, 0o755, &read(&library)?);
+        if !archive.holds(name) {
+            archive.file(name, 0o755, &read(&library)?);
+        }
     }
     Ok(())
 }
 
-fn compile_debug_exit(into: &Path) -> anyhow::Result<PathBuf> {
-    let (source, program) = (into.join("debug-exit.c"), into.join("debug-exit"));
-    std::fs::write(&source, DEBUG_EXIT)?;
-    run(Command::new("gcc").args(["-static", "-O2", "-o"]).arg(&program).arg(&source))?;
+fn compile(name: &str, text: &str, into: &Path) -> anyhow::Result<PathBuf> {
+    let (source, program) = (into.join(format!("{name}.c")), into.join(name));
+    std::fs::write(&source, text)?;
+    run(Command::new("gcc").args(["-static", "-O2", "-s", "-o"]).arg(&program).arg(&source))?;
     Ok(program)
 }
 

@@ -3,15 +3,26 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code, unreachable_pub, reason = "made for tests of the network alone, which use all of it")]
+#[path = "../../hull-node/tests/network_kit/frames.rs"]
+mod frames;
 mod kit;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use frames::{EVERYBODY, Path};
 use hull_testkit::eventually_blocking;
+use hull_types::network::Mac;
 use kit::{
     DEADLINE,
     site::{Site, Tenant},
     text,
 };
 use serde_json::Value;
+
+const ECHO: [u8; 8] = [0, 1, 0, 1, b'h', b'u', b'l', b'l'];
+/// A range that nobody has.
+const BAD: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 0);
 
 /// The way of a packet from one machine to the other as Hull tells it: whether it gets there, and all it says.
 fn explained(tenant: &Tenant<'_>, more: &[&str]) -> (bool, Value) {
@@ -44,6 +55,9 @@ fn two_projects_machines_at_the_same_address_are_each_reached_by_its_own_floatin
         let name = format!("{}-box", tenants[tenant].name);
         let view = tenants[tenant].vm(&name);
         assert_eq!((&view["state"], text(&view, "/addresses/0/address")), (&"running".into(), "10.7.0.10"));
+        // What each learned at the metadata's address, the same for both, is its own.
+        let learned = format!("source=network host={name} ec2={} ", text(&view, "/id"));
+        tenants[tenant].until_said(&name, &learned);
         let refused = site.ssh(&tenants[other].key, &floating[tenant], "hostname");
         assert!(refused.code == 255 && refused.err.contains("Permission denied"), "{refused:?}");
         // Nor does the other project know of it, or lead its address elsewhere.
@@ -108,3 +122,249 @@ fn a_router_joins_two_networks_until_the_rules_say_no() {
     assert_eq!((&stopped["place"], &stopped["passes"]), (&"network right".into(), &false.into()), "{way:#}");
     assert!(text(&stopped, "/part").contains("security group"), "{stopped}");
 }
+
+#[test]
+fn a_machine_of_ipv6_alone_takes_its_key_from_its_metadata() {
+    // It looks at no disk for keys: what it has, it has over the network.
+    let site = Site::new("hull.net=ipv6 hull.seed=off");
+    let ann = site.tenant("ann");
+    ann.ok(&["router", "create", "way", "--gateway", "outside"]);
+    ann.network("six", &["fd07::/64"], "way");
+    ann.create("alone", &["--network", "six"]);
+    let address = ann.floating("alone", &["--ipv6"]);
+    let view = ann.vm("alone");
+    let addresses = view["addresses"].as_array().unwrap();
+    assert_eq!(addresses.len(), 1, "{view:#}");
+    let own = text(&addresses[0], "/address");
+    assert!(own.starts_with("fd07::") && address.starts_with("2001:db8:ff::"), "{own} {address}");
+
+    let console = ann.until_said("alone", "HULL-GUEST-METADATA");
+    let id = text(&view, "/id");
+    let learned = format!("HULL-GUEST-METADATA source=network6 host=alone ec2={id} openstack={id} keys=");
+    assert!(console.contains(&learned) && !console.contains("source=nocloud"), "{console}");
+
+    let inside =
+        ann.ssh(&address, "hostname; ip -o addr show dev eth0; ip -6 route show default; cat .ssh/authorized_keys");
+    assert_eq!(inside.lines().next(), Some("alone"));
+    assert!(inside.contains(&format!("inet6 {own}/128")) && !inside.contains("inet "), "{inside}");
+    assert!(inside.contains("default via fe80::"), "it has its route from an advertisement: {inside}");
+    let public = std::fs::read_to_string(ann.key.with_extension("pub")).unwrap();
+    assert!(inside.contains(public.split(' ').nth(1).unwrap()), "{inside}");
+    // No key of anyone else opens it, and it reaches the world by itself.
+    let bob = site.tenant("bob");
+    let refused = site.ssh(&bob.key, &address, "hostname");
+    assert!(refused.code == 255 && refused.err.contains("Permission denied"), "{refused:?}");
+    ann.ssh(&address, "ping -6 -c 2 -W 5 2001:db8:ff::1");
+}
+
+#[test]
+fn a_machine_keeps_its_addresses_over_stop_start_rebuild_and_hulls_own_restarts() {
+    let site = Site::new("");
+    let ann = site.tenant("ann");
+    ann.ok(&["router", "create", "way", "--gateway", "outside"]);
+    ann.network("web", &["10.7.0.0/24", "fd07::/64"], "way");
+    ann.create("box", &["--network", "web"]);
+    let floating = ann.floating("box", &[]);
+    let told = || ann.vm("box")["addresses"].clone();
+    // Its address, its MAC, and which boot this is.
+    const LOOK: &str = "ip -4 -o addr show dev eth0 | awk '{print $4}'; cat /sys/class/net/eth0/address /proc/sys/kernel/random/boot_id";
+    let seen = || ann.ssh(&floating, LOOK).lines().map(str::to_owned).collect::<Vec<_>>();
+    let (before, first) = (told(), seen());
+    let own: Vec<&str> = before.as_array().unwrap().iter().map(|address| text(address, "/address")).collect();
+    assert_eq!(own.len(), 2, "one of each family: {own:?}");
+    assert_eq!(first[..2], [format!("{}/24", own[0]), text(&before, "/0/mac").to_owned()]);
+    let same_in_another_boot = |last: &[String]| {
+        let now = seen();
+        assert_eq!((told(), &now[..2]), (before.clone(), &first[..2]));
+        assert_ne!(now[2], last[2], "another boot");
+        now
+    };
+
+    // Off, with Hull off as well, nobody else gets them, and a Hull that came later starts it where it was.
+    ann.ok(&["vm", "stop", "box", "--wait", "--timeout", "180"]);
+    site.hull.ok(&["down"]);
+    site.up();
+    ann.create("other", &["--network", "web", "--stopped", "--wait"]);
+    let others = ann.vm("other")["addresses"].to_string();
+    assert!(own.iter().all(|own| !others.contains(&format!("\"{own}\""))), "{others}");
+    ann.ok(&["vm", "start", "box", "--wait", "--timeout", "180"]);
+    let started = same_in_another_boot(&first);
+    ann.ok(&["vm", "rebuild", "box", "--wait", "--timeout", "180"]);
+    let rebuilt = same_in_another_boot(&started);
+
+    // Running, it is reached at them while there is no Hull, and after.
+    site.hull.kill();
+    assert_eq!(seen(), rebuilt);
+    site.up();
+    assert_eq!((told(), seen()), (before.clone(), rebuilt));
+}
+
+/// What a machine with root inside may try on the wire, and whether a neighbour gets to see it.
+fn frames_of(thief: &End, neighbour: &End) -> Vec<(&'static str, Vec<u8>, bool)> {
+    let path = |from: IpAddr, to: IpAddr| Path { from_mac: thief.mac, to_mac: neighbour.mac, from, to };
+    let own4 = path(thief.v4.into(), neighbour.v4.into());
+    let own6 = path(thief.v6.into(), neighbour.v6.into());
+    let from4 = |from: Ipv4Addr| Path { from: from.into(), ..own4 };
+    let from6 = |from: Ipv6Addr| Path { from: from.into(), ..own6 };
+    let stranger = Mac([0x52, 0x54, 9, 9, 9, 9]);
+    let (gateway4, gateway6) = (Ipv4Addr::new(10, 7, 0, 1), "fd07::1".parse().unwrap());
+    let arp = |frame: Mac, sender: Mac, claims: Ipv4Addr| frames::arp(frame, sender, claims, neighbour.v4);
+    let nodes = Path { to_mac: Mac([0x33, 0x33, 0, 0, 0, 1]), to: "ff02::1".parse().unwrap(), ..own6 };
+    let everybody = Path { to_mac: EVERYBODY, to: Ipv4Addr::BROADCAST.into(), ..own4 };
+    // A router for 30 minutes, with a prefix to make addresses of.
+    let prefix = [&[3, 4, 64, 0xc0][..], &[0, 0, 7, 8, 0, 0, 7, 8, 0, 0, 0, 0], &BAD.octets()].concat();
+    let router = [&[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..], &prefix].concat();
+    vec![
+        ("its own ARP", arp(thief.mac, thief.mac, thief.v4), true),
+        ("its own ping", frames::icmp(own4, 8, &ECHO), true),
+        ("its own ping6", frames::icmp(own6, 128, &ECHO), true),
+        ("its own UDP", frames::udp(own4, 4000, 4000), true),
+        ("its own advertisement", frames::advertisement(own6, thief.v6), true),
+        ("a ping from another MAC", frames::icmp(Path { from_mac: stranger, ..own4 }, 8, &ECHO), false),
+        ("a ping6 from another MAC", frames::icmp(Path { from_mac: stranger, ..own6 }, 128, &ECHO), false),
+        ("a ping from a free address", frames::icmp(from4(Ipv4Addr::new(10, 7, 0, 99)), 8, &ECHO), false),
+        ("a ping from the gateway's address", frames::icmp(from4(gateway4), 8, &ECHO), false),
+        ("a ping from the neighbour's address", frames::icmp(from4(neighbour.v4), 8, &ECHO), false),
+        ("a ping from afar", frames::icmp(from4(Ipv4Addr::new(203, 0, 113, 1)), 8, &ECHO), false),
+        ("a ping6 from a free address", frames::icmp(from6("fd07::99".parse().unwrap()), 128, &ECHO), false),
+        ("a ping6 from the gateway's address", frames::icmp(from6(gateway6), 128, &ECHO), false),
+        ("a ping6 from another link-local", frames::icmp(from6("fe80::1".parse().unwrap()), 128, &ECHO), false),
+        ("ARP for the gateway", arp(thief.mac, thief.mac, gateway4), false),
+        ("ARP for the neighbour", arp(thief.mac, thief.mac, neighbour.v4), false),
+        ("ARP with another MAC inside", arp(thief.mac, stranger, thief.v4), false),
+        ("ARP in another's frame", arp(stranger, stranger, thief.v4), false),
+        ("advertising the gateway", frames::advertisement(own6, gateway6), false),
+        ("advertising the neighbour", frames::advertisement(own6, neighbour.v6), false),
+        ("a redirect", frames::icmp(own6, 137, &[0; 36]), false),
+        (
+            "a router's advertisement",
+            frames::icmp(Path { from: thief.link_local().into(), ..nodes }, 134, &router),
+            false,
+        ),
+        (
+            "the same behind an option",
+            frames::behind_option(&frames::icmp(Path { from: thief.link_local().into(), ..nodes }, 134, &router)),
+            false,
+        ),
+        ("a DHCP offer", frames::udp(everybody, 67, 68), false),
+        ("a DHCP offer to the neighbour", frames::udp(own4, 67, 68), false),
+        ("a DHCP offer as the gateway", frames::udp(from4(gateway4), 67, 68), false),
+        ("a DHCPv6 reply", frames::udp(own6, 547, 546), false),
+        ("a VLAN tag", frames::ethernet(neighbour.mac, thief.mac, 0x8100, &[0, 5, 8, 0, 0x45, 0]), false),
+        ("LLDP", frames::ethernet(Mac([1, 0x80, 0xc2, 0, 0, 0xe]), thief.mac, 0x88cc, &[0; 46]), false),
+    ]
+}
+
+/// What a machine is on its network.
+struct End {
+    mac: Mac,
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+}
+
+impl End {
+    fn of(view: &Value) -> Self {
+        let address = |number: usize| text(view, &format!("/addresses/{number}/address"));
+        let mac = text(view, "/addresses/0/mac").parse().unwrap();
+        Self { mac, v4: address(0).parse().unwrap(), v6: address(1).parse().unwrap() }
+    }
+
+    fn link_local(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.mac.0.map(u16::from);
+        Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+    }
+}
+
+fn hex(frame: &[u8]) -> String {
+    frame.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_machine_that_lies_is_heard_by_nobody() {
+    let site = Site::new("");
+    let ann = site.tenant("ann");
+    ann.ok(&["router", "create", "way", "--gateway", "outside"]);
+    ann.network("web", &["10.7.0.0/24", "fd07::/64"], "way");
+    // All comes in that anyone sends: what does not come was stopped where it was sent.
+    ann.ok(&["security-group", "create", "open"]);
+    ann.ok(&["security-group", "add-rule", "open", "--any"]);
+    ann.ok(&["security-group", "add-rule", "open", "--any", "--ipv6"]);
+    let [(thief, at_thief), (neighbour, at_neighbour)] = ["thief", "neighbour"].map(|name| {
+        ann.create(name, &["--network", "web", "--security-group", "open"]);
+        (End::of(&ann.vm(name)), ann.floating(name, &[]))
+    });
+    let (in_thief, in_neighbour) = (|line: &str| ann.ssh(&at_thief, line), |line: &str| ann.ssh(&at_neighbour, line));
+
+    in_neighbour(
+        "frames watch eth0 </dev/null >/run/seen 2>&1 & until grep -q watching /run/seen; do usleep 50000; done",
+    );
+    // Where it sends what is for elsewhere, and which addresses it has.
+    const BELIEFS: &str = "ping -c 1 -W 5 10.7.0.1 >/dev/null; ip neigh show to 10.7.0.1 | awk '{print $5}'; \
+        ip -6 route show default | awk '{print $3}'; ip -o addr show dev eth0 | awk '{print $4}'";
+    let believed = in_neighbour(BELIEFS);
+    let cases = frames_of(&thief, &neighbour);
+    let last = hex(&frames::arp(thief.mac, thief.mac, thief.v4, Ipv4Addr::new(10, 7, 0, 250)));
+    let lines: Vec<String> = cases.iter().map(|(_, frame, _)| hex(frame)).chain([last.clone()]).collect();
+    in_thief(&format!("printf '{}\\n' | frames send eth0", lines.join("\\n")));
+    let arrived = || {
+        let seen = in_neighbour("cat /run/seen");
+        if seen.contains(&last) { Ok(seen) } else { Err(seen) }
+    };
+    let seen = eventually_blocking("the last frame", DEADLINE, arrived).unwrap();
+    for ((what, _, comes), line) in cases.iter().zip(&lines) {
+        // Short frames are padded on the way.
+        assert_eq!(seen.lines().any(|seen| seen.starts_with(line)), *comes, "{what}");
+    }
+    assert_eq!(in_neighbour(BELIEFS), believed, "nothing of it is believed");
+    assert!(ann.ok(&["explain", "vm", "thief"]).contains("packets from it were dropped as not its own"));
+
+    // The same with a system's own means: each try is followed by one that must succeed.
+    let script = TRIES.replace("NEIGHBOUR", &neighbour.v4.to_string());
+    in_thief(&format!("cat >/run/tries <<'END'\n{script}\nEND\nsh /run/tries </dev/null >/run/tries.log 2>&1 &"));
+    let console = ann.until_said("thief", "HULL-TEST end");
+    let tries: Vec<&str> = console.lines().filter_map(|line| Some(line.split_once("HULL-TEST ")?.1.trim())).collect();
+    let wanted = [
+        "itself passes",
+        "another-mac stops",
+        "another-mac-at-dhcp stops",
+        "itself passes",
+        "another-address stops",
+        "neighbours-address stops",
+        "itself passes",
+        "end",
+    ];
+    assert_eq!(tries, wanted);
+
+    // A server of its own hears nobody, and its neighbour's lease is Hull's.
+    in_thief(
+        "printf 'start 10.7.0.200\\nend 10.7.0.210\\ninterface eth0\\nlease_file /run/leases\\nopt router 10.7.0.2\\n' >/run/udhcpd.conf; : >/run/leases; udhcpd -f /run/udhcpd.conf </dev/null >/run/udhcpd.log 2>&1 & until grep -q started /run/udhcpd.log; do usleep 50000; done",
+    );
+    let lease = in_neighbour("udhcpc -f -n -q -i eth0 -s /bin/true 2>&1");
+    assert!(lease.contains(&format!("lease of {} obtained from 10.7.0.1", neighbour.v4)), "{lease}");
+    let heard = in_thief("cat /run/udhcpd.log");
+    assert!(!heard.contains("OFFER") && !heard.contains("ACK"), "{heard}");
+}
+
+/// What the thief runs: each try and what came of it is a line on the console.
+const TRIES: &str = r#"
+try() {
+    name=$1
+    shift
+    if "$@" >/dev/null 2>&1; then echo "HULL-TEST $name passes"; else echo "HULL-TEST $name stops"; fi >/dev/console
+}
+own=$(cat /sys/class/net/eth0/address)
+try itself ping -c 2 -W 5 NEIGHBOUR
+ip link set eth0 address 52:54:00:99:99:99
+try another-mac ping -c 2 -W 2 NEIGHBOUR
+try another-mac-at-dhcp udhcpc -f -n -q -t 2 -T 1 -i eth0 -s /bin/true
+ip link set eth0 address $own
+try itself ping -c 2 -W 5 NEIGHBOUR
+ip addr add 10.7.0.99/24 dev eth0
+try another-address ping -c 2 -W 2 -I 10.7.0.99 NEIGHBOUR
+ip addr del 10.7.0.99/24 dev eth0
+ip addr add NEIGHBOUR/32 dev eth0
+try neighbours-address ping -c 2 -W 2 -I NEIGHBOUR 10.7.0.1
+ip addr del NEIGHBOUR/32 dev eth0
+try itself ping -c 2 -W 5 NEIGHBOUR
+echo "HULL-TEST end" >/dev/console
+"#;

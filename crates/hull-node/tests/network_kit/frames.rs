@@ -63,6 +63,15 @@ pub fn advertisement(path: Path, target: Ipv6Addr) -> Vec<u8> {
     icmp(path, 136, &body)
 }
 
+/// The same IPv6 packet with an empty header of destination options before its own.
+pub fn behind_option(frame: &[u8]) -> Vec<u8> {
+    let (head, message) = frame.split_at(14 + 40);
+    let mut head = head.to_vec();
+    let protocol = std::mem::replace(&mut head[14 + 6], 60);
+    head[14 + 4..14 + 6].copy_from_slice(&(message.len() as u16 + 8).to_be_bytes());
+    [&head[..], &[protocol, 0, 1, 4, 0, 0, 0, 0], message].concat()
+}
+
 fn seal(path: Path, protocol: u8, segment: &mut [u8], at: usize) {
     let length = segment.len() as u32;
     let pseudo = [bytes(path.from), bytes(path.to), length.to_be_bytes().into(), vec![0, 0, 0, protocol]].concat();

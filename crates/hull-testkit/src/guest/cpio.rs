@@ -16,6 +16,7 @@ pub(crate) struct Archive {
     bytes: Vec<u8>,
     entries: u32,
     directories: BTreeSet<String>,
+    files: BTreeSet<String>,
 }
 
 impl Archive {
@@ -31,6 +32,12 @@ impl Archive {
     pub(crate) fn file(&mut self, path: &str, permissions: u32, content: &[u8]) {
         self.parents(path);
         self.entry(path, FILE | permissions, (0, 0), content);
+        self.files.insert(path.to_owned());
+    }
+
+    /// Whether this regular file is in it already.
+    pub(crate) fn holds(&self, path: &str) -> bool {
+        self.files.contains(path)
     }
 
     /// A symbolic link.
