@@ -20,6 +20,7 @@ use super::{DEADLINE, Hull, Said};
 pub struct Site {
     pub hull: Hull,
     outside: TestHost,
+    cmdline: String,
 }
 
 /// Someone who may work in a project of the same name, and nothing else.
@@ -32,7 +33,7 @@ pub struct Tenant<'a> {
 
 impl Site {
     /// Everything up, the external network `outside` there for every project's routers, and for every project's VMs the
-    /// tiny guest `tiny`, with these words on its kernel's command line.
+    /// tiny guest, whose kernel gets these further words.
     pub fn new(words: &str) -> Self {
         let (hull, outside) = (Hull::new(), TestHost::new("outside").unwrap());
         let cable = format!("ip link add ext0 type veth peer name seg netns {}", outside.namespace());
@@ -40,17 +41,28 @@ impl Site {
         hull.host.run(&format!("{host}; ip link set ext0 master br-ext up")).unwrap();
         outside.run("ip addr add 203.0.113.1/24 dev seg; ip -6 addr add 2001:db8:ff::1/64 dev seg nodad").unwrap();
         outside.run("ip link set seg up").unwrap();
-        let site = Self { hull, outside };
+        let cmdline = format!("{} {words}", TinyGuest::micro_cmdline());
+        let site = Self { hull, outside, cmdline };
         site.up();
-        let disk = TinyGuest::get().unwrap().disk(words).unwrap();
-        site.hull.ok(&["image", "import", disk.to_str().unwrap(), "--name", "tiny"]);
-        site.hull.ok(&["image", "share", "tiny"]);
+        site.import_guest();
         site.hull.ok(&["network", "create", "outside", "--provider", "physnet1", "--external"]);
         let range = ["--gateway", "203.0.113.1", "--pool", "203.0.113.10-203.0.113.99"];
         site.hull.ok(&[&["subnet", "create", "v4", "203.0.113.0/24", "--network", "outside"][..], &range].concat());
         let range = ["--gateway", "2001:db8:ff::1", "--pool", "2001:db8:ff::10-2001:db8:ff::99"];
         site.hull.ok(&[&["subnet", "create", "v6", "2001:db8:ff::/64", "--network", "outside"][..], &range].concat());
         site
+    }
+
+    /// The tiny guest as it starts soonest: a kernel and its initial file system, beside a disk with nothing on it.
+    fn import_guest(&self) {
+        let (guest, blank) = (TinyGuest::get().unwrap(), self.hull.file("blank.raw"));
+        std::fs::write(&blank, vec![0; 1 << 20]).unwrap();
+        for (name, file) in [("kernel", &guest.kernel), ("initrd", &guest.initrd), ("disk", &blank)] {
+            let more: &[&str] = if name == "disk" { &["--format", "raw"] } else { &[] };
+            let import = ["image", "import", file.to_str().unwrap(), "--name", name, "--kind", name];
+            self.hull.ok(&[&import[..], more].concat());
+            self.hull.ok(&["image", "share", name]);
+        }
     }
 
     pub fn up(&self) {
@@ -89,8 +101,11 @@ impl Site {
     #[track_caller]
     pub fn until_ssh(&self, key: &Path, address: &str, line: &str) -> String {
         let probe = || {
+            // Asked first, briefly and often: ssh would be slow to find out, and must not be hurried once it is answered.
+            let open = self.outside.run(&format!("timeout 1 bash -c ': </dev/tcp/{address}/22'"));
+            open.map_err(|e| format!("{e:#}"))?;
             let said = self.ssh(key, address, line);
-            if said.code == 0 { Ok(said.out) } else { Err(said) }
+            if said.code == 0 { Ok(said.out) } else { Err(format!("{said:?}")) }
         };
         eventually_blocking(line, DEADLINE, probe).unwrap_or_else(|e| panic!("{e:#}\n{}", self.hull.log_tail()))
     }
@@ -146,8 +161,11 @@ impl Tenant<'_> {
     /// A small VM of the tiny guest that their key opens; it is not waited for.
     pub fn create(&self, name: &str, more: &[&str]) {
         let key = self.key.with_extension("pub");
-        let size = ["--vcpus", "1", "--memory", "256MiB", "--disk", "1GiB", "--ssh-key", key.to_str().unwrap()];
-        self.ok(&[&["vm", "create", name, "--image", "tiny"][..], &size, more].concat());
+        let create = ["vm", "create", name, "--image", "disk", "--ssh-key", key.to_str().unwrap()];
+        let size = ["--vcpus", "1", "--memory", "256MiB", "--disk", "1GiB"];
+        let system =
+            ["--profile", "micro", "--kernel", "kernel", "--initrd", "initrd", "--cmdline", &self.site.cmdline];
+        self.ok(&[&create[..], &size, &system, more].concat());
     }
 
     pub fn vm(&self, name: &str) -> Value {
