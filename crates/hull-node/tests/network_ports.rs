@@ -269,6 +269,9 @@ async fn a_stream_that_nobody_answers_is_one_connection() {
     }
 }
 
+/// How many connections a port may have at once.
+const CONNECTIONS: usize = 16384;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_floods_harms_no_neighbour() {
     let bench = Bench::new();
@@ -289,6 +292,7 @@ async fn a_guest_that_floods_harms_no_neighbour() {
     let flood = std::thread::spawn({
         let (ended, from_mac) = (std::sync::Arc::clone(&ended), network.ports[0].mac);
         let (from, gateway) = (network.ports[0].addresses[0], network.subnets[0].gateway.unwrap());
+        let bridge: Mac = bench.inside(network.id, "cat /sys/class/net/br0/address").trim().parse().unwrap();
         move || {
             let everybody = frames::EVERYBODY;
             let path = |to: std::net::IpAddr| Path { from_mac, to_mac: everybody, from, to };
@@ -302,14 +306,29 @@ async fn a_guest_that_floods_harms_no_neighbour() {
                     frames::arp(from_mac, from_mac, v4(from), v4(gateway)),
                     frames::udp(path(gateway), number, 53),
                     frames::tcp_syn(metadata, number, 80),
-                    // A connection each, to nobody.
-                    frames::udp(path("203.0.113.9".parse().unwrap()), number, 9),
                 ] {
+                    let _ = rustix::io::write(&tap, &[&[0; 10], &frame[..]].concat());
+                }
+                // A connection each, to nobody, routed onwards.
+                let onwards = Path { to_mac: bridge, ..path("203.0.113.9".parse().unwrap()) };
+                for port in 0..50 {
+                    let frame = frames::udp(onwards, number, port);
                     let _ = rustix::io::write(&tap, &[&[0; 10], &frame[..]].concat());
                 }
             }
         }
     });
+    let tracked = || -> usize {
+        // grep fails where it counts none.
+        let count = bench.inside(network.id, "grep -c 'src=10.90.57.10 dst=203' /proc/net/nf_conntrack || true");
+        count.trim().parse().unwrap()
+    };
+    let full = || async {
+        let now = tracked();
+        if now >= CONNECTIONS / 2 { Ok(()) } else { Err(now) }
+    };
+    // Each further one takes the kernel longer, and they expire: the whole number may never be reached.
+    eventually("thousands of connections", SOON, full).await.unwrap();
     for neighbour in &neighbours {
         neighbour.dhcp().unwrap();
     }
@@ -318,6 +337,9 @@ async fn a_guest_that_floods_harms_no_neighbour() {
     assert_eq!(neighbours[0].run("dig +short +time=5 +tries=3 @10.90.57.1 vm11.hull.internal").trim(), "10.90.57.11");
     let id = neighbours[0].run("curl -sSf --max-time 20 http://169.254.169.254/latest/meta-data/instance-id");
     assert_eq!(id, network.ports[1].vm.unwrap().to_string());
+    // The kernel counts for each of its processors.
+    let now = tracked();
+    assert!(now < CONNECTIONS + CONNECTIONS / 8, "{now} connections of one port are tracked");
     ended.store(true, std::sync::atomic::Ordering::Relaxed);
     flood.join().unwrap();
 }

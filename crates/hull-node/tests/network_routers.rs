@@ -141,6 +141,51 @@ async fn only_known_nodes_speak_to_a_tunnel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_speaks_to_no_tunnel() {
+    let site = Site::new(2);
+    let id = new_router();
+    let one = tenant(48, id);
+    let places: HashMap<PortId, usize> = one.ports.iter().enumerate().map(|(number, port)| (port.id, number)).collect();
+    site.tell(&[&one], &places, |_| router(id, &[&one])).await;
+    // The way out of this one leads through the host, which masquerades: the other node would take it for the host's.
+    let with_way_out = network_kit::network(49);
+    site.hosts[0].networks.apply(&with_way_out).await.unwrap();
+    let guest = site.guest(0, &with_way_out, 0).await;
+
+    // Four bytes, which no frame in a tunnel is: twelve with the header.
+    let watched = |line: &str| site.hosts[1].host.run(line).unwrap();
+    watched("nft add table inet watch");
+    watched("nft 'add chain inet watch heard { type filter hook prerouting priority -300; }'");
+    for port in [4789, 4790] {
+        watched(&format!("nft add rule inet watch heard udp dport {port} udp length 12 counter"));
+    }
+    let [own, other] = [0, 1].map(|host| site.hosts[host].host.address());
+    let send = |address: std::net::Ipv4Addr, port: u16| {
+        guest.run(&format!("bash -c 'printf hull > /dev/udp/{address}/{port}'"));
+    };
+    let tunnels = format!("nft list chain inet {}_tunnels forward", site.hosts[0].prefix.as_str());
+    let refused = || async {
+        send(other, 4789);
+        send(own, 4789);
+        let rules = site.hosts[0].host.run(&tunnels).unwrap();
+        if rules.contains("packets 0 ") { Err(rules) } else { Ok(()) }
+    };
+    eventually("the guest's packets dropped", SOON, refused).await.unwrap();
+    // What was sent before would have been heard before.
+    let heard = |port: u16| {
+        let rules = watched("nft list chain inet watch heard");
+        let rule = rules.lines().find(|line| line.contains(&port.to_string())).unwrap().to_owned();
+        !rule.contains("packets 0 ")
+    };
+    let another = || async {
+        send(other, 4790);
+        if heard(4790) { Ok(()) } else { Err("nothing was heard") }
+    };
+    eventually("a packet to another port", SOON, another).await.unwrap();
+    assert!(!heard(4789), "a guest's packet came to another node's tunnel");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn guests_get_out_and_floating_ips_lead_in() {
     let site = Site::new(2);
     let id = new_router();

@@ -174,16 +174,7 @@ impl Keeper {
         let known = self.rules.as_ref().filter(|(of, _)| Arc::ptr_eq(of, view)).map(|(_, rules)| Arc::clone(rules));
         let rules = match known {
             Some(rules) => rules,
-            None => {
-                let (of, range) = (Arc::clone(view), self.common.range);
-                let work = move || rules::network_rules(of.network(), &range);
-                let rules = tokio::task::spawn_blocking(work)
-                    .await
-                    .map_err(|error| Error::internal(format!("working out a network's rules failed: {error}")))?;
-                let rules = Arc::new(rules);
-                self.rules = Some((Arc::clone(view), Arc::clone(&rules)));
-                rules
-            }
+            None => self.rules_of(view).await?,
         };
         let (loaded, done) = nft::keep_rules(namespace, rules, self.loaded.clone(), self.rules_memory()).await?;
         if done != nft::Done::Nothing {
@@ -191,6 +182,28 @@ impl Keeper {
         }
         self.loaded = Some(loaded);
         Ok(())
+    }
+
+    /// The rules of a view, under names that let them take the place of what is loaded.
+    async fn rules_of(&mut self, view: &Arc<View>) -> Result<Arc<Ruleset>> {
+        let (of, range) = (Arc::clone(view), self.common.range);
+        let (loaded, memory) = (self.loaded.as_ref().map(|loaded| Arc::clone(loaded.rules())), self.rules_memory());
+        let work = move || {
+            let edition = loaded.as_ref().map_or_else(|| nft::edition(&memory), |loaded| loaded.edition);
+            let rules = rules::network_rules(of.network(), &range, edition);
+            match loaded {
+                Some(loaded) if rules.mixes_with(&loaded) => {
+                    rules::network_rules(of.network(), &range, edition.other())
+                }
+                _ => rules,
+            }
+        };
+        let rules = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Error::internal(format!("working out a network's rules failed: {error}")))?;
+        let rules = Arc::new(rules);
+        self.rules = Some((Arc::clone(view), Arc::clone(&rules)));
+        Ok(rules)
     }
 
     /// The network's namespace, under its name.

@@ -41,6 +41,7 @@ mod netns;
 mod nft;
 mod provider;
 mod ra;
+mod reload;
 mod router;
 mod router_rules;
 mod rules;

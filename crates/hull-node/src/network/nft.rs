@@ -3,11 +3,13 @@
 //! The kernel counts the transactions of each namespace's nftables. While that number is the one after our own last
 //! transaction nobody has touched anything, and nothing needs to be listed, whatever the size. Where it is another, the
 //! kernel's listing is compared with the one taken when the rules were last loaded, by digest, as a listing never reads
-//! exactly like what was loaded; where there was no reason to take one the rules are loaded again, which costs no packet.
+//! exactly like what was loaded; where there was no reason to take one the rules are loaded again, which costs no packet
+//! (see `reload`).
 //!
 //! The memory lies in a file, so a restarted Hull does not load again what is right.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,7 +20,12 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{command, netns::Netns, rules::Ruleset};
+use super::{
+    command,
+    netns::Netns,
+    reload,
+    rules::{Edition, Ruleset},
+};
 
 /// Rules of fewer bytes than this are listed whenever they are loaded.
 const CHEAP: usize = 64 << 10;
@@ -27,6 +34,9 @@ const CHEAP: usize = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Memory {
     text: String,
+    /// Which names are in it.
+    #[serde(default)]
+    edition: Edition,
     /// Absent until somebody else changed something in the namespace.
     #[serde(default)]
     listing: Option<String>,
@@ -44,6 +54,17 @@ struct Memory {
 pub(crate) struct Loaded {
     rules: Arc<Ruleset>,
     memory: Memory,
+}
+
+impl Loaded {
+    pub(crate) fn rules(&self) -> &Arc<Ruleset> {
+        &self.rules
+    }
+}
+
+/// The edition that was loaded last, as far as that is remembered.
+pub(crate) fn edition(memory: &Path) -> Edition {
+    recall(memory).map(|memory| memory.edition).unwrap_or_default()
 }
 
 /// What had to be done.
@@ -76,7 +97,7 @@ pub(crate) async fn keep_rules(
                 return Ok(done);
             }
             let tables: Vec<&str> = wanted.tables.keys().copied().collect();
-            let (memory, done) = whole(&place, &tables, &wanted.whole(), now)?;
+            let (memory, done) = whole(&place, &tables, (&wanted.whole(), wanted.edition), now)?;
             Ok((Loaded { rules: wanted, memory }, done))
         })
         .await?
@@ -90,7 +111,7 @@ pub(crate) async fn keep(namespace: &Netns, tables: Vec<String>, text: String, m
             let now = generation()?;
             let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
             let place = Place { identity, boot: boot_id(), memory };
-            Ok(whole(&place, &tables, &text, now)?.1 != Done::Nothing)
+            Ok(whole(&place, &tables, (&text, Edition::First), now)?.1 != Done::Nothing)
         })
         .await?
 }
@@ -112,7 +133,13 @@ impl Memory {
     }
 
     /// What was loaded just now, and how it is listed where that is cheap or somebody else is known to be about.
-    fn of(place: &Place, tables: &[&str], text: &str, before: u32, watched: bool) -> Result<Self> {
+    fn of(
+        place: &Place,
+        tables: &[&str],
+        (text, edition): (&str, Edition),
+        before: u32,
+        watched: bool,
+    ) -> Result<Self> {
         let after = generation()?;
         let ours = after == before.wrapping_add(1);
         let listing = if ours && (watched || text.len() < CHEAP) { listing(tables) } else { None };
@@ -120,6 +147,7 @@ impl Memory {
         let listing = listing.filter(|_| generation().is_ok_and(|now| now == after));
         Ok(Self {
             text: digest(text),
+            edition,
             listing,
             namespace: place.identity,
             boot: place.boot.clone(),
@@ -133,7 +161,7 @@ fn change(loaded: &Loaded, wanted: &Arc<Ruleset>, place: &Place, now: u32) -> Re
     if Arc::ptr_eq(&loaded.rules, wanted) {
         return Ok(Some((loaded.clone(), Done::Nothing)));
     }
-    let steps = wanted.steps_from(&loaded.rules);
+    let Some(steps) = wanted.steps_from(&loaded.rules) else { return Ok(None) };
     if steps.is_empty() {
         return Ok(Some((Loaded { rules: Arc::clone(wanted), memory: loaded.memory.clone() }, Done::Nothing)));
     }
@@ -146,22 +174,22 @@ fn change(loaded: &Loaded, wanted: &Arc<Ruleset>, place: &Place, now: u32) -> Re
     // Before the last step, if nobody else was about.
     let now = now.wrapping_add(steps.len() as u32 - 1);
     let tables: Vec<&str> = wanted.tables.keys().copied().collect();
-    let memory = Memory::of(place, &tables, &wanted.whole(), now, false)?;
+    let memory = Memory::of(place, &tables, (&wanted.whole(), wanted.edition), now, false)?;
     remember(&place.memory, &memory)?;
     Ok(Some((Loaded { rules: Arc::clone(wanted), memory }, Done::Changed)))
 }
 
 /// Loads all of it, unless the kernel holds it already.
-fn whole(place: &Place, tables: &[&str], text: &str, now: u32) -> Result<(Memory, Done)> {
+fn whole(place: &Place, tables: &[&str], (text, edition): (&str, Edition), now: u32) -> Result<(Memory, Done)> {
     let wanted = digest(text);
-    let remembered: Option<Memory> =
-        std::fs::read(&place.memory).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let remembered = remembered.filter(|memory| memory.is_of(place) && memory.text == wanted);
+    let remembered = recall(&place.memory).filter(|memory| memory.is_of(place) && memory.text == wanted);
+    if let Some(memory) = remembered.as_ref().filter(|memory| memory.generation == Some(now)) {
+        return Ok((memory.clone(), Done::Nothing));
+    }
+    let present = present()?;
     if let Some(memory) = &remembered {
-        if memory.generation == Some(now) {
-            return Ok((memory.clone(), Done::Nothing));
-        }
-        if memory.listing.is_some() && listing(tables) == memory.listing {
+        let unfinished = reload::is_unfinished(tables, &present);
+        if !unfinished && memory.listing.is_some() && listing(tables) == memory.listing {
             // Somebody changed something else.
             let seen = generation()? == now;
             let memory = Memory { generation: seen.then_some(now), ..memory.clone() };
@@ -169,10 +197,24 @@ fn whole(place: &Place, tables: &[&str], text: &str, now: u32) -> Result<(Memory
             return Ok((memory, Done::Nothing));
         }
     }
-    command::run("nft", &["-f", "-"], text)?;
-    let memory = Memory::of(place, tables, text, now, remembered.is_some())?;
+    let steps = reload::steps(tables, text, &present);
+    for step in &steps {
+        command::run("nft", &["-f", "-"], step)?;
+    }
+    let before_last = now.wrapping_add(steps.len() as u32 - 1);
+    let memory = Memory::of(place, tables, (text, edition), before_last, remembered.is_some())?;
     remember(&place.memory, &memory)?;
     Ok((memory, Done::Reloaded))
+}
+
+/// The tables that there are in the thread's namespace, each by family and name.
+fn present() -> Result<BTreeSet<String>> {
+    let listed = command::run("nft", &["list", "tables"], "")?;
+    Ok(listed.lines().filter_map(|line| line.strip_prefix("table ")).map(str::to_owned).collect())
+}
+
+fn recall(path: &Path) -> Option<Memory> {
+    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
 }
 
 fn remember(path: &Path, memory: &Memory) -> Result<()> {

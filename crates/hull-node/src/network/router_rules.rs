@@ -46,9 +46,9 @@ impl Family {
     }
 }
 
-/// The rules of a router's namespace, as one transaction that replaces whatever was there.
+/// The rules of a router's namespace.
 pub(crate) fn router_rules(router: &DesiredRouter) -> String {
-    let mut text = "table inet hull\ndelete table inet hull\ntable inet hull {\n".to_owned();
+    let mut text = "table inet hull {\n".to_owned();
     if let Some(gateway) = &router.gateway {
         for family in &FAMILIES {
             text.push_str(&sets(router, gateway, family));
@@ -181,16 +181,18 @@ fn forwarding(gateway: Option<&DesiredGateway>) -> String {
     let answers = if gateway.is_some() { "\t\tct state established,related accept\n" } else { "" };
     format!(
         r#"{chains}	chain forward {{
-		type filter hook forward priority filter; policy drop;
+		type filter hook forward priority filter; policy accept;
 {checks}		iifname "{NETWORK_PREFIX}*" oifname "{NETWORK_PREFIX}*" accept
+		counter drop
 	}}
 	chain input {{
-		type filter hook input priority filter; policy drop;
+		type filter hook input priority filter; policy accept;
 		iifname "lo" accept
 		ip6 hoplimit 255 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
 		icmp type echo-request accept
 		icmpv6 type echo-request accept
-{answers}	}}
+{answers}		counter drop
+	}}
 "#
     )
 }
@@ -199,9 +201,7 @@ fn forwarding(gateway: Option<&DesiredGateway>) -> String {
 /// under the same addresses, neither hears the outside nor speaks to a provider's segment.
 pub(crate) fn wire_rules() -> String {
     format!(
-        r#"table bridge hull_wires
-delete table bridge hull_wires
-table bridge hull_wires {{
+        r#"table bridge hull_wires {{
 	chain input {{
 		type filter hook input priority -300; policy accept;
 		iifname {{ "{CABLE}", "{TUNNEL}" }} drop
@@ -225,9 +225,7 @@ pub(crate) fn tunnel_rules(table: &str, host_links: &str, underlay: IpAddr, peer
     });
     let [own, other] = if underlay.is_ipv4() { ["ip", "4"] } else { ["ip6", "6"] };
     format!(
-        r#"table inet {table}
-delete table inet {table}
-table inet {table} {{
+        r#"table inet {table} {{
 {v4}{v6}	chain input {{
 		type filter hook input priority filter - 10; policy accept;
 		udp dport {TUNNEL_PORT} {own} daddr {underlay} {own} saddr != @peers{other} counter drop

@@ -82,8 +82,11 @@ fn owners(table: &mut Table, ports: &Ports<'_>) {
         addresses.extend(network.ports.iter().flat_map(addresses_of));
     }
     let of_all = |family| addresses.iter().filter(move |address| Family::of(address) == family);
+    // All that are here, not the open ones alone: one that is open no longer must not be judged, while that changes, as if
+    // its own were another's.
+    let named = || network.ports.iter().filter(|port| port.is_here() && !open.is_empty());
     let of_open = |family| {
-        let each = open.iter().flat_map(|port| addresses_of(port).map(move |address| (tap_name(port.id), address)));
+        let each = named().flat_map(|port| addresses_of(port).map(move |address| (tap_name(port.id), address)));
         each.filter(move |(_, address)| Family::of(address) == family)
     };
     table.set("open", "type ifname", open.iter().map(|port| tap_name(port.id)));
@@ -91,7 +94,7 @@ fn owners(table: &mut Table, ports: &Ports<'_>) {
     table.set("owned_v4", "type ipv4_addr", of_all(Family::Ipv4).map(ToString::to_string));
     table.set("owned_v6", "type ipv6_addr", of_all(Family::Ipv6).map(ToString::to_string));
     table.set("owned_nd", "typeof @th,64,128", of_all(Family::Ipv6).map(|address| hex(*address)));
-    let macs = open.iter().map(|port| format!("{} . {}", tap_name(port.id), port.mac));
+    let macs = named().map(|port| format!("{} . {}", tap_name(port.id), port.mac));
     table.set("open_macs", "type ifname . ether_addr", macs);
     let pair = |(tap, address)| format!("{tap} . {address}");
     table.set("open_v4", "type ifname . ipv4_addr", of_open(Family::Ipv4).map(pair));

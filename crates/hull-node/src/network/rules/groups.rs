@@ -19,6 +19,8 @@ use hull_types::{
 };
 use ipnet::IpNet;
 
+use super::model::Edition;
+
 /// What lets packets through, with the other side as addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Opening {
@@ -30,21 +32,21 @@ struct Opening {
 type Piece = (u16, u16);
 
 /// The name of a group's chain.
-pub(super) fn chain_name(group: SecurityGroupId, direction: Direction) -> String {
+pub(super) fn chain_name(group: SecurityGroupId, direction: Direction, edition: Edition) -> String {
     let way = match direction {
         Direction::Ingress => "in",
         Direction::Egress => "out",
     };
-    format!("group_{}_{way}", group.0.simple())
+    format!("group_{}_{way}{}", group.0.simple(), edition.suffix())
 }
 
 /// The name of the set of a group's addresses.
-pub(super) fn members_name(group: SecurityGroupId, family: Family) -> String {
+pub(super) fn members_name(group: SecurityGroupId, family: Family, edition: Edition) -> String {
     let number = match family {
         Family::Ipv4 => 4,
         Family::Ipv6 => 6,
     };
-    format!("members{number}_{}", group.0.simple())
+    format!("members{number}_{}{}", group.0.simple(), edition.suffix())
 }
 
 /// The groups that a group's rules name as the other side.
@@ -56,11 +58,11 @@ pub(super) fn remotes(group: &DesiredGroup) -> impl Iterator<Item = SecurityGrou
 }
 
 /// The lines of a group's chain for one direction: what matches passes, what does not goes on to the port's next group.
-pub(super) fn chain(group: &DesiredGroup, direction: Direction) -> Vec<String> {
-    Family::BOTH.iter().flat_map(|&family| of_family(group, direction, family)).collect()
+pub(super) fn chain(group: &DesiredGroup, direction: Direction, edition: Edition) -> Vec<String> {
+    Family::BOTH.iter().flat_map(|&family| of_family(group, direction, family, edition)).collect()
 }
 
-fn of_family(group: &DesiredGroup, direction: Direction, family: Family) -> Vec<String> {
+fn of_family(group: &DesiredGroup, direction: Direction, family: Family, edition: Edition) -> Vec<String> {
     let (mut nets, mut groups) = (Vec::new(), BTreeMap::<SecurityGroupId, Vec<Opening>>::new());
     for rule in group.rules.iter().filter(|rule| rule.direction == direction && rule.family == family) {
         match rule.remote {
@@ -73,7 +75,7 @@ fn of_family(group: &DesiredGroup, direction: Direction, family: Family) -> Vec<
     }
     let mut lines = Writer::new(direction, family, None).lines(&nets);
     for (id, openings) in groups {
-        lines.extend(Writer::new(direction, family, Some(id)).lines(&openings));
+        lines.extend(Writer::new(direction, family, Some(&members_name(id, family, edition))).lines(&openings));
     }
     lines
 }
@@ -97,7 +99,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(direction: Direction, family: Family, members_of: Option<SecurityGroupId>) -> Self {
+    fn new(direction: Direction, family: Family, members: Option<&str>) -> Self {
         let side = match (family, direction) {
             (Family::Ipv4, Direction::Ingress) => "ip saddr",
             (Family::Ipv4, Direction::Egress) => "ip daddr",
@@ -108,9 +110,9 @@ impl Writer {
             Family::Ipv4 => ("meta nfproto ipv4", "icmp", "icmp"),
             Family::Ipv6 => ("meta nfproto ipv6", "icmpv6", "ipv6-icmp"),
         };
-        let open = match members_of {
+        let open = match members {
             None => any.to_owned(),
-            Some(id) => format!("{side} @{}", members_name(id, family)),
+            Some(name) => format!("{side} @{name}"),
         };
         let verdict = match direction {
             Direction::Ingress => "accept",
@@ -254,7 +256,7 @@ mod tests {
 
     fn lines(direction: Direction, rules: Vec<SecurityRule>) -> Vec<String> {
         let group = DesiredGroup { id: SecurityGroupId(uuid::Uuid::nil()), stateful: true, rules, members: vec![] };
-        chain(&group, direction)
+        chain(&group, direction, Edition::First)
     }
 
     #[test]

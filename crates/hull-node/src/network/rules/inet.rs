@@ -19,6 +19,8 @@ use hull_types::{
     security_group::{Direction, Family},
 };
 
+use sha2::{Digest, Sha256};
+
 use super::{
     super::layout::{
         BRIDGE, LinkRange, METADATA_V4, METADATA_V6, RESOLVER_V4, RESOLVER_V6, UPLINK, gateway_mac, link_local,
@@ -104,7 +106,7 @@ fn regimes(table: &mut Table, ports: &Ports<'_>) {
         if regime.stateful {
             to.extend(["ct state established,related accept".to_owned(), "ct state invalid drop".to_owned()]);
         }
-        to.extend(jumps(regime, Direction::Ingress));
+        to.extend(jumps(ports, regime, Direction::Ingress));
         to.push("counter drop".to_owned());
         table.rules(inward(regime), to);
         if regime.closed_outbound {
@@ -112,14 +114,25 @@ fn regimes(table: &mut Table, ports: &Ports<'_>) {
             if regime.stateful {
                 from.push("ct state established,related meta mark set 0 accept".to_owned());
             }
-            from.extend(jumps(regime, Direction::Egress));
+            from.extend(jumps(ports, regime, Direction::Egress));
             from.push("counter drop".to_owned());
             table.rules(outward(regime), from);
         }
     }
     for group in ports.groups() {
-        for direction in [Direction::Ingress, Direction::Egress] {
-            table.rules(groups::chain_name(group.id, direction), groups::chain(group, direction));
+        let closed = ports.closed_outbound(group.id).then_some(Direction::Egress);
+        for direction in closed.into_iter().chain([Direction::Ingress]) {
+            let name = groups::chain_name(group.id, direction, ports.edition);
+            let body = groups::chain(group, direction, ports.edition);
+            // The rules are in a chain of their own, which never changes: the kernel may show a rule before the elements
+            // of its set, and by then nothing must lead to it.
+            let mut led = Vec::new();
+            if !body.is_empty() {
+                let place = format!("{name}_{}", hex::encode(&Sha256::digest(body.join("\n"))[..6]));
+                led.push(format!("jump {place}"));
+                table.rules(place, body);
+            }
+            table.rules(name, led);
         }
     }
     let verdict = |chain: String| format!("goto {chain}");
@@ -153,8 +166,9 @@ fn regimes(table: &mut Table, ports: &Ports<'_>) {
     }
 }
 
-fn jumps(regime: &Regime, direction: Direction) -> impl Iterator<Item = String> + '_ {
-    regime.groups.iter().map(move |&group| format!("jump {}", groups::chain_name(group, direction)))
+fn jumps<'a>(ports: &Ports<'_>, regime: &'a Regime, direction: Direction) -> impl Iterator<Item = String> + 'a {
+    let edition = ports.edition;
+    regime.groups.iter().map(move |&group| format!("jump {}", groups::chain_name(group, direction, edition)))
 }
 
 /// The addresses of each group that a rule here names.
@@ -164,7 +178,7 @@ fn members(table: &mut Table, ports: &Ports<'_>) {
         for (family, of) in [(Family::Ipv4, "type ipv4_addr"), (Family::Ipv6, "type ipv6_addr")] {
             let members = ports.group(id).into_iter().flat_map(|group| &group.members);
             let of_family = members.filter(|address| Family::of(address) == family);
-            table.set(groups::members_name(id, family), of, of_family.map(ToString::to_string));
+            table.set(groups::members_name(id, family, ports.edition), of, of_family.map(ToString::to_string));
         }
     }
 }
@@ -193,7 +207,8 @@ fn forward(table: &mut Table, uplink: &Uplink, links: &LinkRange) {
     let out = match uplink {
         Uplink::None | Uplink::Provider(_) => String::new(),
         Uplink::Nat => format!(
-            "oifname \"{UPLINK}\" ct state vmap {{ established : accept, related : accept, invalid : drop }}
+            "oifname \"{UPLINK}\" ct state established,related accept
+            oifname \"{UPLINK}\" ct state invalid drop
             oifname \"{UPLINK}\" ip daddr {{ {}, 169.254.0.0/16 }} drop
             oifname \"{UPLINK}\" ip6 daddr {{ {}, fd00:ec2::/32 }} drop",
             links.v4, links.v6
@@ -250,14 +265,16 @@ fn services(table: &mut Table, ports: &Ports<'_>) {
     };
     table.base(
         "input",
-        "type filter hook input priority filter; policy drop;",
+        "type filter hook input priority filter; policy accept;",
         &format!(
             r#"iifname "lo" accept
             ip6 hoplimit 255 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} accept
-            ct state vmap {{ established : accept, related : accept, invalid : drop }}
+            ct state established,related accept
+            ct state invalid drop
             icmp type echo-request accept
             icmpv6 type echo-request accept
-            iifname "{BRIDGE}" jump services"#
+            iifname "{BRIDGE}" jump services
+            counter drop"#
         ),
     );
     table.chain(

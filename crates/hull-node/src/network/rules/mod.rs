@@ -20,7 +20,9 @@
 //! comes from, and later the one it goes to. What was routed finds its port by its address, which is sound as no packet gets
 //! in with a source that is not its port's. Look-ups are sets and verdict maps; nothing is walked port by port.
 //!
-//! The rules are a [`Ruleset`], a model: what changes in the kernel is what differs between two of them.
+//! The rules are a [`Ruleset`], a model: what changes in the kernel is what differs between two of them. Each stage of the
+//! way (whose the packet is, what its sender may send, what its receiver lets in) judges a packet by the rules before a
+//! change or by those after it, never by something in between.
 
 mod bridge;
 mod groups;
@@ -30,24 +32,26 @@ mod ports;
 
 use hull_types::link::DesiredNetwork;
 
-pub(crate) use self::model::Ruleset;
+pub(crate) use self::model::{Edition, Ruleset};
 use self::ports::Ports;
 use super::layout::LinkRange;
 
 /// The rules of one network's namespace.
-pub(crate) fn network_rules(network: &DesiredNetwork, links: &LinkRange) -> Ruleset {
-    let ports = Ports::of(network);
-    Ruleset { tables: [("bridge hull", bridge::table(&ports)), ("inet hull", inet::table(&ports, links))].into() }
+pub(crate) fn network_rules(network: &DesiredNetwork, links: &LinkRange, edition: Edition) -> Ruleset {
+    let ports = Ports::of(network, edition);
+    Ruleset {
+        edition,
+        tables: [("bridge hull", bridge::table(&ports)), ("inet hull", inet::table(&ports, links))].into(),
+    }
 }
 
 /// The rules of the host itself, the same for every network of one Hull: guests may pass through the host but not into
-/// it, not to another network, and not under an address that is not their link's.
+/// it, not to another network, and not under an address that is not their link's. No chain has the policy to drop: while
+/// a table takes another's place the kernel applies policies to packets that it does not judge by either's rules.
 pub(crate) fn host_rules(table: &str, host_links: &str, links: &LinkRange) -> String {
     let LinkRange { v4, v6 } = links;
     format!(
-        r#"table inet {table}
-delete table inet {table}
-table inet {table} {{
+        r#"table inet {table} {{
 	chain input {{
 		type filter hook input priority filter; policy accept;
 		iifname != "{host_links}" accept
@@ -81,7 +85,7 @@ mod tests {
     /// Reads like the rules that an operator sees with `nft list ruleset`; a change here is a change of who may what.
     #[test]
     fn the_rules_of_a_network_are_these() {
-        let text = network_rules(&fixture::network(), &LinkRange::default()).whole();
+        let text = network_rules(&fixture::network(), &LinkRange::default(), Edition::First).whole();
         insta::assert_snapshot!(text);
     }
 
@@ -94,9 +98,9 @@ mod tests {
     fn a_port_on_another_node_has_no_rules_here() {
         let mut network = fixture::network();
         let far = super::super::layout::tap_name(network.ports[2].id);
-        assert!(!network_rules(&network, &LinkRange::default()).whole().contains(&far));
+        assert!(!network_rules(&network, &LinkRange::default(), Edition::First).whole().contains(&far));
         network.ports[2].place = hull_types::link::PortPlace::Here;
-        assert!(network_rules(&network, &LinkRange::default()).whole().contains(&far));
+        assert!(network_rules(&network, &LinkRange::default(), Edition::First).whole().contains(&far));
     }
 
     /// What a change of this network puts into the kernel.
@@ -104,8 +108,8 @@ mod tests {
         let before = fixture::network();
         let mut after = before.clone();
         alter(&mut after);
-        let rules = |network| network_rules(network, &LinkRange::default());
-        rules(&after).steps_from(&rules(&before)).concat()
+        let rules = |network| network_rules(network, &LinkRange::default(), Edition::First);
+        rules(&after).steps_from(&rules(&before)).unwrap().concat()
     }
 
     #[test]
@@ -114,10 +118,14 @@ mod tests {
             network.groups[0].rules.remove(1);
         });
         let chain = "inet hull group_00000000000000000000000000000300_in";
-        assert_eq!(
-            changed,
-            format!("flush chain {chain}\nadd rule {chain} meta nfproto ipv4 tcp dport {{ 22 }} accept\n")
-        );
+        let lines: Vec<&str> = changed.lines().collect();
+        let [made, filled, flushed, led, emptied, deleted] = lines[..] else { panic!("{changed}") };
+        assert!(made.starts_with(&format!("add chain {chain}_")), "{made}");
+        assert!(filled.ends_with(" meta nfproto ipv4 tcp dport { 22 } accept"), "{filled}");
+        assert_eq!(flushed, format!("flush chain {chain}"));
+        assert!(led.starts_with(&format!("add rule {chain} jump group_")), "{led}");
+        assert!(emptied.starts_with(&format!("flush chain {chain}_")), "{emptied}");
+        assert!(deleted.starts_with(&format!("delete chain {chain}_")), "{deleted}");
     }
 
     #[test]
@@ -132,9 +140,9 @@ mod tests {
         named(&mut before);
         let mut after = before.clone();
         after.groups[1].members.push("10.90.0.12".parse().unwrap());
-        let rules = |network| network_rules(network, &LinkRange::default());
+        let rules = |network| network_rules(network, &LinkRange::default(), Edition::First);
         assert_eq!(
-            rules(&after).steps_from(&rules(&before)).concat(),
+            rules(&after).steps_from(&rules(&before)).unwrap().concat(),
             "add element inet hull members4_00000000000000000000000000000301 { 10.90.0.12 }\n"
         );
     }

@@ -1,17 +1,62 @@
 //! Rules as a model: tables of sets, maps and chains. Rendered as a whole, or as the difference to what is loaded.
 //!
-//! Whatever comes out is one text for `nft -f -`, which is one transaction.
+//! Whatever comes out is texts for `nft -f -`, each of which is one transaction. One for all would not do: a packet that
+//! is being judged while the kernel changes over goes on by the rules it began with, but looks into the sets of today. If
+//! a chain and a set that it looks into changed at once, such a packet could miss both the old element and the new rule. And
+//! the elements of sets of intervals are seen a moment after the rules that look for them. Both was seen, each with one
+//! packet in some ten thousand. So what is new is complete before anything leads to it, no transaction changes both chains
+//! and elements, what comes does so before what goes, and a change is
+//!
+//! ```text
+//!   made       sets and chains that nothing leads to yet
+//!   added      elements
+//!   chains     the rules of chains that stay
+//!   switched   elements that lead elsewhere now
+//!   gone       what nothing leads to any more
+//! ```
+//!
+//! That needs each of them to be right alone. Where chains of security groups and elements change together it is not
+//! (a port changes its group, and the groups their rules): such a change comes as another [`Edition`], whose chains, marks
+//! and sets have names of their own, so that no chain changes and the elements switch.
 //!
 //! Elements are told by the text they were written with, so the same wish is always written the same way.
 
 use std::{collections::BTreeMap, fmt::Write};
 
+use serde::{Deserialize, Serialize};
+
 /// Elements in one command at most: nft puts a command into one message for the kernel, which has limits.
 const AT_ONCE: usize = 1000;
+
+/// Which names the chains and sets of security groups bear: two editions can be in the kernel side by side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Edition {
+    #[default]
+    First,
+    Second,
+}
+
+impl Edition {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+
+    /// What its names end with.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::First => "",
+            Self::Second => "_b",
+        }
+    }
+}
 
 /// All of one network's rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ruleset {
+    pub(crate) edition: Edition,
     /// By family and name, `inet hull`.
     pub(crate) tables: BTreeMap<&'static str, Table>,
 }
@@ -40,6 +85,8 @@ struct Chain {
     /// Where the kernel enters it; absent for those that rules jump to.
     hook: Option<&'static str>,
     rules: Vec<String>,
+    /// Whether its name is its edition's.
+    of_edition: bool,
 }
 
 impl Table {
@@ -53,15 +100,16 @@ impl Table {
     }
 
     pub(super) fn base(&mut self, name: &str, hook: &'static str, rules: &str) {
-        self.chains.insert(name.to_owned(), Chain { hook: Some(hook), rules: lines(rules) });
+        self.chains.insert(name.to_owned(), Chain { hook: Some(hook), rules: lines(rules), of_edition: false });
     }
 
     pub(super) fn chain(&mut self, name: impl Into<String>, rules: &str) {
-        self.rules(name, lines(rules));
+        self.chains.insert(name.into(), Chain { hook: None, rules: lines(rules), of_edition: false });
     }
 
+    /// A chain whose name is its edition's.
     pub(super) fn rules(&mut self, name: impl Into<String>, rules: Vec<String>) {
-        self.chains.insert(name.into(), Chain { hook: None, rules });
+        self.chains.insert(name.into(), Chain { hook: None, rules, of_edition: true });
     }
 }
 
@@ -70,13 +118,9 @@ fn lines(text: &str) -> Vec<String> {
 }
 
 impl Ruleset {
-    /// Everything, in place of whatever these tables held.
+    /// Everything, for tables that are not there.
     pub(crate) fn whole(&self) -> String {
         let mut text = String::new();
-        for name in self.tables.keys() {
-            // Declaring first lets the deletion succeed where there is none.
-            let _ = writeln!(text, "table {name}\ndelete table {name}");
-        }
         for (name, table) in &self.tables {
             let _ = writeln!(text, "table {name} {{");
             table.sets.iter().for_each(|(name, set)| write_set(&mut text, name, set));
@@ -86,20 +130,34 @@ impl Ruleset {
         text
     }
 
-    /// What makes the loaded rules these, touching only what differs; the whole where a declaration
-    /// differs, which cannot be changed in place. None where nothing differs.
-    pub(crate) fn steps_from(&self, loaded: &Self) -> Vec<String> {
-        if self == loaded {
-            return Vec::new();
-        }
-        let same_tables = self.tables.keys().eq(loaded.tables.keys());
-        let pairs = || self.tables.iter().filter_map(|(name, table)| Some((name, loaded.tables.get(name)?, table)));
-        if !same_tables || pairs().any(|(_, from, to)| redeclared(from, to)) {
-            return vec![self.whole()];
+    /// What makes the loaded rules these, touching only what differs, one transaction after another; `None` where a
+    /// declaration differs, which cannot be changed in place.
+    pub(crate) fn steps_from(&self, loaded: &Self) -> Option<Vec<String>> {
+        let pairs = || self.pairs(loaded);
+        if !self.tables.keys().eq(loaded.tables.keys()) || pairs().any(|(_, from, to)| redeclared(from, to)) {
+            return None;
         }
         let mut change = Change::default();
         pairs().for_each(|(name, from, to)| change.table(name, from, to));
-        change.steps()
+        Some(change.steps())
+    }
+
+    /// Whether chains and elements change together, so that only another edition can take the place of what is loaded
+    /// without misjudging a packet.
+    pub(crate) fn mixes_with(&self, loaded: &Self) -> bool {
+        let chain = |(_, from, to): (_, &Table, &Table)| {
+            let held = |(name, chain): (&String, &Chain)| from.chains.get(name).is_some_and(|held| held != chain);
+            to.chains.iter().filter(|(_, chain)| chain.of_edition).any(held)
+        };
+        let set = |(_, from, to): (_, &Table, &Table)| {
+            to.sets.iter().any(|(name, set)| from.sets.get(name).is_some_and(|held| held.elements != set.elements))
+        };
+        self.pairs(loaded).any(chain) && self.pairs(loaded).any(set)
+    }
+
+    /// The tables of both, with what was loaded first.
+    fn pairs<'a>(&'a self, loaded: &'a Self) -> impl Iterator<Item = (&'static str, &'a Table, &'a Table)> {
+        self.tables.iter().filter_map(|(name, table)| Some((*name, loaded.tables.get(name)?, table)))
     }
 }
 
@@ -131,15 +189,19 @@ fn write_chain(text: &mut String, name: &str, chain: &Chain) {
     text.push_str("\t}\n");
 }
 
-/// The commands of a change, in the order in which each finds what it refers to, and nothing is deleted that is still
-/// referred to.
+/// The commands of a change, each kind in the order in which it finds what it refers to, and nothing is deleted that is
+/// still referred to.
 #[derive(Default)]
 struct Change {
     /// What is new and nothing leads to yet: sets, then chains, then what is in them.
     sets: String,
     chains: String,
     filled: String,
-    /// What leads there.
+    /// Elements that were not there.
+    added: String,
+    /// Chains that stay, with other rules.
+    rewritten: String,
+    /// Elements that lead elsewhere.
     switched: String,
     /// What is left of the old: elements, then rules, then what held them.
     elements: String,
@@ -149,8 +211,10 @@ struct Change {
 
 impl Change {
     fn steps(self) -> Vec<String> {
-        let Self { sets, chains, filled, switched, elements, flushed, gone } = self;
-        vec![[sets, chains, filled, switched, elements, flushed, gone].concat()]
+        let Self { sets, chains, filled, added, rewritten, switched, elements, flushed, gone } = self;
+        let (made, gone) = ([sets, chains, filled].concat(), [elements, flushed, gone].concat());
+        let steps = [made, added, rewritten, switched, gone];
+        steps.into_iter().filter(|step| !step.is_empty()).collect()
     }
 
     fn table(&mut self, table: &str, from: &Table, to: &Table) {
@@ -173,12 +237,12 @@ impl Change {
             let rules = match (from.chains.get(name), chain.hook) {
                 (Some(held), _) if held == chain => continue,
                 (Some(_), _) => {
-                    let _ = writeln!(self.switched, "flush chain {place}");
-                    &mut self.switched
+                    let _ = writeln!(self.rewritten, "flush chain {place}");
+                    &mut self.rewritten
                 }
                 (None, Some(hook)) => {
-                    let _ = writeln!(self.switched, "add chain {place} {{ {hook} }}");
-                    &mut self.switched
+                    let _ = writeln!(self.rewritten, "add chain {place} {{ {hook} }}");
+                    &mut self.rewritten
                 }
                 (None, None) => {
                     let _ = writeln!(self.chains, "add chain {place}");
@@ -197,16 +261,22 @@ impl Change {
 
     fn changed_set(&mut self, place: &str, from: &Set, to: &Set) {
         let (from, intervals, to) = (&from.elements, to.of.contains("interval"), &to.elements);
-        let (gone, changed): (Vec<_>, Vec<_>) =
-            from.iter().filter(|(key, value)| to.get(*key) != Some(value)).partition(|(key, _)| !to.contains_key(*key));
+        let old = from.iter().filter(|(key, value)| to.get(*key) != Some(value));
+        let (gone, changed): (Vec<_>, Vec<_>) = old.partition(|(key, _)| !to.contains_key(*key));
+        let (new, other): (Vec<_>, Vec<_>) = to
+            .iter()
+            .filter(|(key, value)| from.get(*key) != Some(value))
+            .partition(|(key, _)| !from.contains_key(*key));
         let keys =
             |elements: Vec<(&String, &String)>| elements.into_iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
-        // An interval that comes may overlap one that goes.
-        let gone_to = if intervals { &mut self.switched } else { &mut self.elements };
+        // An interval that comes may overlap one that goes, so both are one transaction.
+        let at_once = intervals && !gone.is_empty() && !new.is_empty();
+        let gone_to = if at_once { &mut self.switched } else { &mut self.elements };
         write_elements(gone_to, "delete", place, keys(gone));
         write_elements(&mut self.switched, "delete", place, keys(changed));
-        let new = to.iter().filter(|(key, value)| from.get(*key) != Some(value)).map(element);
-        write_elements(&mut self.switched, "add", place, new);
+        let new_to = if at_once { &mut self.switched } else { &mut self.added };
+        write_elements(new_to, "add", place, new.into_iter().map(element));
+        write_elements(&mut self.switched, "add", place, other.into_iter().map(element));
     }
 }
 
@@ -219,6 +289,7 @@ fn write_elements(text: &mut String, act: &str, place: &str, elements: impl Into
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn rules(elements: &[(&str, &str)], chains: &[(&str, &str)]) -> Ruleset {
@@ -227,35 +298,54 @@ mod tests {
         table.map("to", "type ipv4_addr : verdict", pairs);
         chains.iter().for_each(|(name, text)| table.chain(*name, text));
         table.base("forward", "type filter hook forward priority filter; policy accept;", "ip daddr vmap @to");
-        Ruleset { tables: [("inet hull", table)].into() }
+        Ruleset { edition: Edition::First, tables: [("inet hull", table)].into() }
     }
 
     #[test]
-    fn only_what_differs_is_changed() {
-        let loaded = rules(&[("10.0.0.1", "goto a"), ("10.0.0.2", "goto a")], &[("a", "accept"), ("b", "drop")]);
-        assert!(loaded.steps_from(&loaded).is_empty());
-        let wanted = rules(&[("10.0.0.1", "goto b"), ("10.0.0.3", "goto c")], &[("b", "accept"), ("c", "drop")]);
+    fn only_what_differs_is_changed_and_no_transaction_changes_chains_and_elements() {
+        let loaded = rules(
+            &[("10.0.0.1", "goto a"), ("10.0.0.2", "goto a"), ("10.0.0.4", "goto d")],
+            &[("a", "accept"), ("b", "drop"), ("d", "drop")],
+        );
+        assert_eq!(loaded.steps_from(&loaded), Some(vec![]));
+        let wanted = rules(
+            &[("10.0.0.1", "goto b"), ("10.0.0.3", "goto c"), ("10.0.0.4", "goto d")],
+            &[("b", "drop"), ("c", "drop"), ("d", "accept")],
+        );
         assert_eq!(
-            wanted.steps_from(&loaded),
-            ["add chain inet hull c\n\
-                 add rule inet hull c drop\n\
-                 delete element inet hull to { 10.0.0.1 }\n\
-                 add element inet hull to { 10.0.0.1 : goto b, 10.0.0.3 : goto c }\n\
-                 flush chain inet hull b\n\
-                 add rule inet hull b accept\n\
-                 delete element inet hull to { 10.0.0.2 }\n\
+            wanted.steps_from(&loaded).unwrap(),
+            [
+                "add chain inet hull c\nadd rule inet hull c drop\n",
+                "add element inet hull to { 10.0.0.3 : goto c }\n",
+                "flush chain inet hull d\n\
+                 add rule inet hull d accept\n",
+                "delete element inet hull to { 10.0.0.1 }\n\
+                 add element inet hull to { 10.0.0.1 : goto b }\n",
+                "delete element inet hull to { 10.0.0.2 }\n\
                  flush chain inet hull a\n\
-                 delete chain inet hull a\n",]
+                 delete chain inet hull a\n",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_interval_that_overlaps_one_that_goes_takes_its_place_at_once() {
+        let of = |net: &str| {
+            let mut rules = rules(&[], &[]);
+            let table = rules.tables.get_mut("inet hull").unwrap();
+            table.set("nets", "type ipv4_addr; flags interval", [net.to_owned()]);
+            rules
+        };
+        assert_eq!(
+            of("10.0.0.0/16").steps_from(&of("10.0.0.0/8")).unwrap(),
+            ["delete element inet hull nets { 10.0.0.0/8 }\nadd element inet hull nets { 10.0.0.0/16 }\n"]
         );
     }
 
     #[test]
     fn another_declaration_means_all_anew() {
         let (loaded, mut wanted) = (rules(&[], &[]), rules(&[], &[]));
-        if let Some(table) = wanted.tables.get_mut("inet hull") {
-            table.map("to", "type ipv6_addr : verdict", []);
-        }
-        assert_eq!(wanted.steps_from(&loaded), [wanted.whole()]);
-        assert!(wanted.whole().starts_with("table inet hull\ndelete table inet hull\n"));
+        wanted.tables.get_mut("inet hull").unwrap().map("to", "type ipv6_addr : verdict", []);
+        assert_eq!(wanted.steps_from(&loaded), None);
     }
 }

@@ -14,7 +14,10 @@ use hull_types::{
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-use super::super::layout::{link_local, tap_name};
+use super::{
+    super::layout::{link_local, tap_name},
+    model::Edition,
+};
 
 /// The mark of a packet that is bridged to no port which is governed here.
 pub(super) const ELSEWHERE: u32 = 1;
@@ -41,19 +44,20 @@ pub(super) struct Governed<'a> {
 /// The ports that are here.
 pub(super) struct Ports<'a> {
     pub(super) network: &'a DesiredNetwork,
+    pub(super) edition: Edition,
     here: Vec<(&'a DesiredPort, BTreeSet<SecurityGroupId>)>,
     regimes: BTreeMap<BTreeSet<SecurityGroupId>, Regime>,
     groups: BTreeMap<SecurityGroupId, &'a DesiredGroup>,
 }
 
 impl<'a> Ports<'a> {
-    pub(super) fn of(network: &'a DesiredNetwork) -> Self {
+    pub(super) fn of(network: &'a DesiredNetwork, edition: Edition) -> Self {
         let groups: BTreeMap<_, _> = network.groups.iter().map(|group| (group.id, group)).collect();
         let governed = network.ports.iter().filter(|port| port.is_here() && port.port_security);
         let here: Vec<_> = governed
             .map(|port| (port, port.groups.iter().copied().filter(|id| groups.contains_key(id)).collect()))
             .collect();
-        let mut ports = Self { network, here, regimes: BTreeMap::new(), groups };
+        let mut ports = Self { network, edition, here, regimes: BTreeMap::new(), groups };
         let sets: BTreeSet<_> = ports.here.iter().map(|(_, set)| set.clone()).chain(ports.shared_sets()).collect();
         let mut marks = BTreeSet::new();
         for set in sets {
@@ -66,6 +70,7 @@ impl<'a> Ports<'a> {
     fn regime_of(&self, set: &BTreeSet<SecurityGroupId>, marks: &mut BTreeSet<u32>) -> Regime {
         let mut digest = Sha256::new();
         set.iter().for_each(|id| digest.update(id.0.as_bytes()));
+        digest.update(self.edition.suffix());
         let digest: [u8; 32] = digest.finalize().into();
         let mut mark = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
         while mark <= ELSEWHERE || !marks.insert(mark) {
@@ -106,6 +111,11 @@ impl<'a> Ports<'a> {
     pub(super) fn groups(&self) -> impl Iterator<Item = &'a DesiredGroup> + '_ {
         let used: BTreeSet<_> = self.regimes.keys().flatten().copied().collect();
         self.groups.values().copied().filter(move |group| used.contains(&group.id))
+    }
+
+    /// Whether a port in this group may send only what rules say.
+    pub(super) fn closed_outbound(&self, id: SecurityGroupId) -> bool {
+        self.regimes.values().any(|regime| regime.closed_outbound && regime.groups.contains(&id))
     }
 
     pub(super) fn group(&self, id: SecurityGroupId) -> Option<&'a DesiredGroup> {
