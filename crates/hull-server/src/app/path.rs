@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use hull_core::path::{Asked, To, packet};
 use hull_types::{
     error::{Error, Result},
-    id::{NetworkId, NodeId, PortId, ProjectId, VmId},
+    id::{NetworkId, NodeId, PortId, ProjectId, SecurityGroupId, VmId},
     link::{NodeCall, NodeReply},
     path::{NodeHop, PathEnd, PathExplanation, PathHop, PathPacket, PathQuery, PathReport, PathStart},
     port::Port,
@@ -21,6 +21,9 @@ const WALK: Duration = Duration::from_secs(20);
 const NODES_MAX: usize = 8;
 /// How people name what is outside of the cloud.
 const INTERNET: &str = "internet";
+
+/// What begins a hop that a security group's rule decided; its id follows.
+const GROUP: &str = "security group ";
 
 /// What a path is asked between.
 #[derive(Clone, Debug)]
@@ -167,12 +170,20 @@ fn sees(ctx: &Ctx, state: &State, hop: &PathHop) -> bool {
     hop.network.is_none_or(network) && router
 }
 
-/// Nodes know routers by their ids only.
-fn named(state: &State, hop: PathHop) -> PathHop {
-    match hop.router.and_then(|id| state.routers.get(id)) {
-        Some(router) => PathHop { place: format!("router {}", router.meta.name), ..hop },
-        None => hop,
+/// Nodes know routers and security groups by their ids only.
+fn named(state: &State, mut hop: PathHop) -> PathHop {
+    if let Some(router) = hop.router.and_then(|id| state.routers.get(id)) {
+        hop.place = format!("router {}", router.meta.name);
     }
+    let group = || {
+        let (id, what) = hop.told.strip_prefix(GROUP)?.split_once(' ')?;
+        let group = state.groups.get(id.parse::<SecurityGroupId>().ok()?)?;
+        Some(format!("{GROUP}{} {what}", group.meta.name))
+    };
+    if let Some(told) = group() {
+        hop.told = told;
+    }
+    hop
 }
 
 fn hidden(hop: PathHop) -> PathHop {
