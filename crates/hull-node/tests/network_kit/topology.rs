@@ -116,9 +116,11 @@ impl Topology {
         port.addresses.contains(&source) && (stateful || !governed)
     }
 
-    /// The host that answers for a floating IP.
+    /// The host that answers for an address of the segment outside: a floating IP, or a VM's own.
     pub fn host_of_floating(&self, address: IpAddr) -> Option<usize> {
-        let fixed = self.floating().find(|floating| floating.address == address)?.fixed;
+        let fixed = self.floating().find(|floating| floating.address == address).map(|floating| floating.fixed);
+        let direct = || self.external().ports.iter().any(|port| port.addresses.contains(&address)).then_some(address);
+        let fixed = fixed.or_else(direct)?;
         self.ports().find(|(_, port)| port.addresses.contains(&fixed)).map(|(_, port)| self.places[&port.id])
     }
 

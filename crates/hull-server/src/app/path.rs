@@ -7,6 +7,7 @@ use hull_types::{
     error::{Error, Result},
     id::{NetworkId, NodeId, PortId, ProjectId, SecurityGroupId, VmId},
     link::{NodeCall, NodeReply},
+    network::Uplink,
     path::{NodeHop, PathEnd, PathExplanation, PathHop, PathPacket, PathQuery, PathReport, PathStart},
     port::Port,
     vm::Vm,
@@ -127,12 +128,23 @@ fn further(state: &State, end: PathEnd, packet: &PathPacket, here: NodeId) -> Op
             let next = state.nodes.iter().map(|known| known.id).find(|&id| at(id) == Some(node))?;
             Some((next, PathStart::Tunnel { network }))
         }
-        // A floating IP that is answered on another node.
+        // A floating IP that is answered on another node, or a VM's own address there on the provider's network.
         PathEnd::Outside => {
-            let floating = state.floating_ips.iter().find(|floating| floating.address == packet.destination)?;
-            let port = state.ports.get(floating.target?.port)?;
+            let floating = || {
+                let floating = state.floating_ips.iter().find(|floating| floating.address == packet.destination)?;
+                Some((state.ports.get(floating.target?.port)?, floating.network))
+            };
+            let own = || {
+                let has = |port: &Port| port.ips().any(|address| address == packet.destination);
+                let outside = |id: NetworkId| {
+                    state.networks.get(id).is_some_and(|network| matches!(network.uplink, Uplink::Provider(_)))
+                };
+                let port = state.ports.iter().find(|port| has(port) && outside(port.network))?;
+                Some((port, port.network))
+            };
+            let (port, network) = floating().or_else(own)?;
             let next = state.placement(port.vm?)?.node?;
-            (next != here).then_some((next, PathStart::Outside { network: floating.network }))
+            (next != here).then_some((next, PathStart::Outside { network }))
         }
         PathEnd::Dropped | PathEnd::Delivered { .. } | PathEnd::Service => None,
     }
