@@ -40,6 +40,9 @@ pub(crate) struct Host {
     state: PathBuf,
     /// Which pair of addresses each network's link has.
     numbers: Mutex<HashMap<NetworkId, u32>>,
+    /// Whether it is known that nothing of Hull's is left on the host beside links. Not known at first: another process may
+    /// have left something. Held while that changes.
+    bare: tokio::sync::Mutex<bool>,
 }
 
 impl Host {
@@ -53,6 +56,7 @@ impl Host {
             range: links,
             state,
             numbers: Mutex::default(),
+            bare: tokio::sync::Mutex::default(),
         }
     }
 
@@ -97,6 +101,10 @@ impl Host {
         if outer.all().await?.iter().any(|link| link.name.starts_with(&ours)) {
             return Ok(());
         }
+        let mut bare = self.bare.lock().await;
+        if *bare {
+            return Ok(());
+        }
         let table = self.table();
         self.namespace
             .run(move || {
@@ -105,7 +113,9 @@ impl Host {
             })
             .await??;
         let _ = std::fs::remove_file(self.memory());
-        forwarding::turn_off(&self.namespace, self.settings()).await
+        forwarding::turn_off(&self.namespace, self.settings()).await?;
+        *bare = true;
+        Ok(())
     }
 
     fn table(&self) -> String {
@@ -123,6 +133,8 @@ impl Host {
 
     /// Forwarding and the host's rules.
     async fn prepare(&self) -> Result<()> {
+        let mut bare = self.bare.lock().await;
+        *bare = false;
         forwarding::turn_on(&self.namespace, self.settings()).await?;
         let table = self.table();
         let text = rules::host_rules(&table, &self.prefix.host_links(), &self.range);

@@ -39,7 +39,7 @@ use super::{
     links::{Link, Links, MAIN, Route, Shape},
     metadata::TokenKey,
     netns::Netns,
-    nft, router_rules,
+    nft,
     rules::{self, Ruleset},
     serve::{Ground, Guests, Leases, Services, Stock},
     shaping::Shaper,
@@ -142,12 +142,6 @@ impl Keeper {
         let network = view.network();
         let namespace = self.namespace().await?;
         namespace.sysctl(settings()).await?;
-        if network.vni.is_some() || matches!(network.uplink, Uplink::Provider(_)) {
-            // Before the network's own rules: those are the large ones, and must not find that something changed after
-            // them (see `nft`).
-            let tables = vec!["bridge hull_wires".to_owned()];
-            nft::keep(&namespace, tables, router_rules::wire_rules(), self.wires_memory()).await?;
-        }
         self.keep_rules(&view, &namespace).await?;
         let links = Links::open(&namespace).await?;
         let bridge = bridge(network, &namespace, &links).await?;
@@ -253,7 +247,7 @@ impl Keeper {
         }
         host.tunnels.remove(&host.namespace, self.network).await?;
         Netns::delete(&name)?;
-        [self.rules_memory(), self.wires_memory()].iter().try_for_each(|path| forget(path))
+        forget(&self.rules_memory())
     }
 
     async fn tap(&mut self, port: PortId) -> Result<OwnedFd> {
@@ -271,10 +265,6 @@ impl Keeper {
         // Puts the tap on the bridge and brings it up; the rules for it are there already.
         self.converge().await?;
         Ok(tap)
-    }
-
-    fn wires_memory(&self) -> PathBuf {
-        self.common.state.join(format!("{}.wires", self.network))
     }
 
     fn rules_memory(&self) -> PathBuf {

@@ -274,13 +274,9 @@ fn ask_generation() -> io::Result<u32> {
 
 /// The digest of what the kernel holds in these tables; `None` where one is missing.
 fn listing(tables: &[&str]) -> Option<String> {
-    let mut all = String::new();
-    for table in tables {
-        let mut arguments = vec!["-s", "list", "table"];
-        arguments.extend(table.split(' '));
-        all.push_str(&static_part(&command::run("nft", &arguments, "").ok()?));
-    }
-    Some(digest(&all))
+    let each: Vec<String> = tables.iter().map(|table| format!("list table {table}")).collect();
+    let all = command::run("nft", &["-s", &each.join("; ")], "").ok()?;
+    Some(digest(&static_part(&all)))
 }
 
 /// The listing without the elements of dynamic sets, which come and go with traffic.

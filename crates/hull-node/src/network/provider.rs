@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The segment is not Hull's: its gateway is another machine, and Hull's own addresses on `br0`, which are the same on
-//! every node, are kept off it (`router_rules::wire_rules`). The host's bridge is made by the host's administrator.
+//! every node, are kept off it (`rules::bridge`). The host's bridge is made by the host's administrator.
 
 use std::collections::BTreeMap;
 

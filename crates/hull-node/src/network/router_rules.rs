@@ -1,4 +1,4 @@
-//! What passes a router, a tunnel and a cable, as nftables text: pure functions.
+//! What passes a router and a tunnel, as nftables text: pure functions.
 //!
 //! Whether a packet may reach a guest is not said here: each network's own rules meet it where it enters (see `rules/`).
 //! A router only translates, and keeps what must not leave from leaving:
@@ -23,7 +23,7 @@ use hull_types::link::{DesiredGateway, DesiredRouter};
 use ipnet::IpNet;
 
 use super::{
-    layout::{CABLE, GATEWAY, NETWORK_PREFIX, TUNNEL},
+    layout::{GATEWAY, NETWORK_PREFIX},
     links::TUNNEL_PORT,
 };
 
@@ -193,24 +193,6 @@ fn forwarding(gateway: Option<&DesiredGateway>) -> String {
 		icmpv6 type echo-request accept
 {answers}		counter drop
 	}}
-"#
-    )
-}
-
-/// The rules of a network's namespace for what comes from outside the node: the bridge itself, which is on every node
-/// under the same addresses, neither hears the outside nor speaks to a provider's segment.
-pub(crate) fn wire_rules() -> String {
-    format!(
-        r#"table bridge hull_wires {{
-	chain input {{
-		type filter hook input priority -300; policy accept;
-		iifname {{ "{CABLE}", "{TUNNEL}" }} drop
-	}}
-	chain output {{
-		type filter hook output priority -300; policy accept;
-		oifname "{CABLE}" drop
-	}}
-}}
 "#
     )
 }

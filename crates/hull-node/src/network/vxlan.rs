@@ -34,7 +34,7 @@ use super::{
 };
 
 /// What an inner packet grows by: Ethernet 14, VXLAN 8, UDP 8, and the outer IP header.
-fn overhead(underlay: IpAddr) -> u32 {
+pub(crate) fn overhead(underlay: IpAddr) -> u32 {
     if underlay.is_ipv4() { 50 } else { 70 }
 }
 

@@ -37,8 +37,13 @@ pub fn datagram(path: Path, from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 pub fn tcp_syn(path: Path, from: u16, to: u16) -> Vec<u8> {
+    tcp_syn_with(path, from, to, &[])
+}
+
+/// With data, as TCP Fast Open sends it.
+pub fn tcp_syn_with(path: Path, from: u16, to: u16, data: &[u8]) -> Vec<u8> {
     let mut segment =
-        [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]]
+        [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0], data]
             .concat();
     seal(path, 6, &mut segment, 16);
     ip(path, 6, 64, &segment)
@@ -85,7 +90,8 @@ fn ip(path: Path, protocol: u8, hops: u8, segment: &[u8]) -> Vec<u8> {
         let mut header = [
             &[0x45, 0][..],
             &(length + 20).to_be_bytes(),
-            &[0, 0, 0, 0, hops, protocol, 0, 0],
+            // Not to be fragmented.
+            &[0, 0, 0x40, 0, hops, protocol, 0, 0],
             &bytes(path.from),
             &bytes(path.to),
         ]
@@ -112,4 +118,40 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
     let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
     let fold = |sum: u32| (sum & 0xffff) + (sum >> 16);
     (!fold(fold(sum)) as u16).to_be_bytes()
+}
+
+/// What of a conversation a frame is, told apart by the number in its first packet's source port or ICMP id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A first packet of this number.
+    Request(u16),
+    /// An answer to it.
+    Answer(u16),
+}
+
+/// Reads a frame for this MAC as part of a conversation.
+pub fn heard(frame: &[u8], by: Mac) -> Option<Heard> {
+    let number = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    if frame.get(..6)? != by.0 {
+        return None;
+    }
+    let (protocol, at) = match number(12)? {
+        0x0800 => (*frame.get(23)?, 14 + usize::from(frame.get(14)? & 15) * 4),
+        0x86dd => (*frame.get(20)?, 54),
+        _ => return None,
+    };
+    match (protocol, *frame.get(at)?) {
+        (1, 8) | (58, 128) => Some(Heard::Request(number(at + 4)?)),
+        (1, 0) | (58, 129) => Some(Heard::Answer(number(at + 4)?)),
+        (6, _) => match frame.get(at + 13)? & 0x17 {
+            0x02 => Some(Heard::Request(number(at)?)),
+            // Accepted or refused, but by whom it was sent to.
+            0x12 | 0x14 => Some(Heard::Answer(number(at + 2)?)),
+            _ => None,
+        },
+        // Well-known ports are below those that conversations here are numbered by.
+        (17, _) if number(at)? < 1024 => Some(Heard::Answer(number(at + 2)?)),
+        (17, _) => Some(Heard::Request(number(at)?)),
+        _ => None,
+    }
 }

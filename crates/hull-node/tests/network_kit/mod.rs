@@ -12,7 +12,9 @@
 
 pub mod frames;
 pub mod site;
+pub mod topology;
 pub mod wire;
+pub mod yard;
 
 use std::{
     net::IpAddr,
@@ -295,7 +297,7 @@ struct InterfaceRequest {
 }
 
 /// A tap in a namespace, framed like the network's own (`IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`).
-fn open_tap(namespace: &str, name: &str) -> OwnedFd {
+pub fn open_tap(namespace: &str, name: &str) -> OwnedFd {
     let (path, name) = (PathBuf::from("/run/netns").join(namespace), name.to_owned());
     let opened = std::thread::spawn(move || {
         let file = std::fs::File::open(path).unwrap();

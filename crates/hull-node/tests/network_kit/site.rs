@@ -5,7 +5,7 @@
 //!      br-ext ── segment (203.0.113.0/24, 2001:db8:ff::/64) ── br-ext
 //! ```
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use hull_node::network::Networks;
 use hull_testkit::{TestHost, TestNet};
@@ -34,12 +34,17 @@ pub struct Site {
 
 impl Site {
     pub fn new(hosts: usize) -> Self {
+        Self::repaired(hosts, Duration::from_secs(1))
+    }
+
+    /// With hosts that look their networks over so often.
+    pub fn repaired(hosts: usize, every: Duration) -> Self {
         let switch = TestNet::new().unwrap();
         let world = Arc::new(switch.host("world").unwrap());
         let segment = TestHost::new("segment").unwrap();
         segment.run("ip link add seg type bridge; ip link set seg up").unwrap();
         segment.run(&format!("ip addr add {OUTSIDE}/24 dev seg; ip -6 addr add {OUTSIDE6}/64 dev seg nodad")).unwrap();
-        let hosts = (0..hosts).map(|number| Self::host(&switch, &world, &segment, number)).collect();
+        let hosts = (0..hosts).map(|number| Self::host(&switch, &world, &segment, number, every)).collect();
         let mut external = network(250);
         external.name = "outside".to_owned();
         external.uplink = Uplink::Provider("physnet1".to_owned());
@@ -49,7 +54,7 @@ impl Site {
         Self { hosts, segment, external }
     }
 
-    fn host(switch: &TestNet, world: &Arc<TestHost>, segment: &TestHost, number: usize) -> Bench {
+    fn host(switch: &TestNet, world: &Arc<TestHost>, segment: &TestHost, number: usize, every: Duration) -> Bench {
         let host = switch.host(&format!("host{number}")).unwrap();
         host.run("ip link add br-ext type bridge; ip link set br-ext up").unwrap();
         host.run(&format!("ip link add ext0 type veth peer name e{number} netns {}", segment.namespace())).unwrap();
@@ -58,6 +63,7 @@ impl Site {
         let underlay = IpAddr::V4(host.address());
         Bench::on(host, Arc::clone(world), |config| {
             config.underlay = Some(underlay);
+            config.repair_every = every;
             config.providers = [("physnet1".to_owned(), "br-ext".to_owned())].into();
         })
     }

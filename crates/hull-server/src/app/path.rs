@@ -5,8 +5,9 @@ use std::{net::IpAddr, time::Duration};
 use hull_core::path::{Asked, To, packet};
 use hull_types::{
     error::{Error, Result},
-    id::{NetworkId, NodeId, PortId, ProjectId, VmId},
+    id::{NetworkId, NodeId, PortId, ProjectId, SecurityGroupId, VmId},
     link::{NodeCall, NodeReply},
+    network::Uplink,
     path::{NodeHop, PathEnd, PathExplanation, PathHop, PathPacket, PathQuery, PathReport, PathStart},
     port::Port,
     vm::Vm,
@@ -21,6 +22,9 @@ const WALK: Duration = Duration::from_secs(20);
 const NODES_MAX: usize = 8;
 /// How people name what is outside of the cloud.
 const INTERNET: &str = "internet";
+
+/// What begins a hop that a security group's rule decided; its id follows.
+const GROUP: &str = "security group ";
 
 /// What a path is asked between.
 #[derive(Clone, Debug)]
@@ -124,12 +128,23 @@ fn further(state: &State, end: PathEnd, packet: &PathPacket, here: NodeId) -> Op
             let next = state.nodes.iter().map(|known| known.id).find(|&id| at(id) == Some(node))?;
             Some((next, PathStart::Tunnel { network }))
         }
-        // A floating IP that is answered on another node.
+        // A floating IP that is answered on another node, or a VM's own address there on the provider's network.
         PathEnd::Outside => {
-            let floating = state.floating_ips.iter().find(|floating| floating.address == packet.destination)?;
-            let port = state.ports.get(floating.target?.port)?;
+            let floating = || {
+                let floating = state.floating_ips.iter().find(|floating| floating.address == packet.destination)?;
+                Some((state.ports.get(floating.target?.port)?, floating.network))
+            };
+            let own = || {
+                let has = |port: &Port| port.ips().any(|address| address == packet.destination);
+                let outside = |id: NetworkId| {
+                    state.networks.get(id).is_some_and(|network| matches!(network.uplink, Uplink::Provider(_)))
+                };
+                let port = state.ports.iter().find(|port| has(port) && outside(port.network))?;
+                Some((port, port.network))
+            };
+            let (port, network) = floating().or_else(own)?;
             let next = state.placement(port.vm?)?.node?;
-            (next != here).then_some((next, PathStart::Outside { network: floating.network }))
+            (next != here).then_some((next, PathStart::Outside { network }))
         }
         PathEnd::Dropped | PathEnd::Delivered { .. } | PathEnd::Service => None,
     }
@@ -167,12 +182,20 @@ fn sees(ctx: &Ctx, state: &State, hop: &PathHop) -> bool {
     hop.network.is_none_or(network) && router
 }
 
-/// Nodes know routers by their ids only.
-fn named(state: &State, hop: PathHop) -> PathHop {
-    match hop.router.and_then(|id| state.routers.get(id)) {
-        Some(router) => PathHop { place: format!("router {}", router.meta.name), ..hop },
-        None => hop,
+/// Nodes know routers and security groups by their ids only.
+fn named(state: &State, mut hop: PathHop) -> PathHop {
+    if let Some(router) = hop.router.and_then(|id| state.routers.get(id)) {
+        hop.place = format!("router {}", router.meta.name);
     }
+    let group = || {
+        let (id, what) = hop.told.strip_prefix(GROUP)?.split_once(' ')?;
+        let group = state.groups.get(id.parse::<SecurityGroupId>().ok()?)?;
+        Some(format!("{GROUP}{} {what}", group.meta.name))
+    };
+    if let Some(told) = group() {
+        hop.told = told;
+    }
+    hop
 }
 
 fn hidden(hop: PathHop) -> PathHop {

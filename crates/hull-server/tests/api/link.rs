@@ -109,7 +109,7 @@ async fn a_host_joins_links_holds_a_vm_and_dials_back_its_console() {
                         let path = format!("/node/v1/streams/{stream}");
                         tokio::spawn(shout(dial(&dialler.0, &path, Some(&dialler.1)).await.unwrap()));
                     }
-                    say(&mut link, &FromNode::Reply { id, result: Ok(reply(call)) }).await;
+                    say(&mut link, &FromNode::Reply { id, result: Ok(reply(call, &held)) }).await;
                 }
             }
         }

@@ -16,7 +16,7 @@ use hull_types::{
     link::{Desired, DesiredNetwork, DesiredVm, ExecResult, FromNode, NodeCall, NodeReply, PROTOCOL, ToNode},
     name::Name,
     node::{NodeFacts, NodeStatus},
-    path::{PathEnd, PathHop, PathQuery, PathReport, PathStart},
+    path::{PathEnd, PathHop, PathPacket, PathProtocol, PathQuery, PathReport, PathStart},
     units::Bytes,
     vm::{Accel, PowerTarget, VmPhase, VmStatus},
 };
@@ -102,7 +102,7 @@ async fn listen(
                 if matches!(&call, NodeCall::AgentExec { argv, .. } if argv == &["hang"]) {
                     continue;
                 }
-                let result = Ok(reply(call));
+                let result = Ok(reply(call, &held));
                 say.send(FromNode::Reply { id: call_id, result }).await.unwrap();
             }
         }
@@ -119,7 +119,7 @@ fn echo(app: &App, node: NodeId, stream: StreamId) {
     });
 }
 
-pub(crate) fn reply(call: NodeCall) -> NodeReply {
+pub(crate) fn reply(call: NodeCall, held: &Mutex<Held>) -> NodeReply {
     match call {
         NodeCall::ConsoleLog { .. } => NodeReply::Bytes { base64: STANDARD.encode("login:") },
         NodeCall::Screenshot { .. } => NodeReply::Bytes { base64: STANDARD.encode(b"\x89PNG") },
@@ -132,24 +132,32 @@ pub(crate) fn reply(call: NodeCall) -> NodeReply {
         }),
         NodeCall::Quiesce { .. } | NodeCall::Thaw { .. } => NodeReply::Count { count: 2 },
         NodeCall::Explain { .. } => NodeReply::Text { lines: vec!["qemu is happy".into()] },
-        NodeCall::ExplainPath { query, .. } => NodeReply::Path(Box::new(walked(query))),
+        NodeCall::ExplainPath { query, .. } => NodeReply::Path(Box::new(walked(query, held))),
         NodeCall::OpenStream { .. } | NodeCall::AgentPing { .. } | NodeCall::SetPassword { .. } => NodeReply::Done,
     }
 }
 
-/// A packet passes its network, then a network that is nobody's the caller knows, and leaves the cloud.
-fn walked(query: PathQuery) -> PathReport {
-    let hop = |place: &str, network, passes| PathHop {
+/// A packet is let out by its network's first group, passes a network that is nobody's the caller knows, and leaves the
+/// cloud; mail is let in by nobody.
+fn walked(query: PathQuery, held: &Mutex<Held>) -> PathReport {
+    let hop = |place: &str, network, told: &str, passes| PathHop {
         place: place.to_owned(),
         network: Some(network),
         router: None,
         part: "security groups".to_owned(),
-        told: format!("a rule of {place}"),
+        told: told.to_owned(),
         passes,
     };
     let PathStart::Port { network, .. } = query.start else { panic!("{query:?}") };
-    let hops = vec![hop("network default", network, true), hop("network theirs", NetworkId(Uuid::nil()), true)];
-    PathReport { hops, end: PathEnd::Outside, packet: query.packet }
+    if query.packet.protocol == (PathProtocol::Tcp { port: 25 }) {
+        let hops = vec![hop("network default", network, "no rule of the receiver's security groups lets it in", false)];
+        return PathReport { hops, end: PathEnd::Dropped, packet: query.packet };
+    }
+    let group = held.lock().unwrap().networks[&network].groups[0].id.0;
+    let out = format!("security group {group} lets it out: accept");
+    let theirs = hop("network theirs", NetworkId(Uuid::nil()), "a rule of theirs", true);
+    let packet = PathPacket { source: "203.0.113.7".parse().unwrap(), ..query.packet };
+    PathReport { hops: vec![hop("network default", network, &out, true), theirs], end: PathEnd::Outside, packet }
 }
 
 pub(crate) fn take(node: NodeId, held: &Mutex<Held>, desired: Desired) -> Vec<VmStatus> {

@@ -18,10 +18,20 @@ async fn a_path_is_told_without_what_is_other_tenants() {
     assert_eq!(told["reaches"], true, "{told}");
     let hops = told["hops"].as_array().unwrap();
     assert_eq!(hops[0]["place"], "network default", "its own");
+    assert_eq!(hops[0]["told"], "security group default lets it out: accept", "by the name people know it by");
+    let summary = told["summary"].as_str().unwrap();
+    assert!(summary.contains("to 192.0.2.1 leaves the cloud as 203.0.113.7"), "{summary}");
     assert_eq!(hops[1]["place"], "another project");
     assert!(!told.to_string().contains("theirs"), "{told}");
     let to_vm = cloud.client.get("/v1/vms/a/path?to=b").await.ok();
     assert_eq!(to_vm["reaches"], false, "it left the cloud instead: {to_vm}");
+
+    let mail = cloud.client.get("/v1/vms/a/path?to=internet&port=25").await.ok();
+    assert_eq!(mail["reaches"], false, "{mail}");
+    assert_eq!(mail["hops"][0]["passes"], false);
+    let summary = mail["summary"].as_str().unwrap();
+    let stops = "stops at network default, security groups (node n1): no rule of the receiver's security groups";
+    assert!(summary.contains(stops), "{summary}");
 
     for (query, kind, field) in [
         ("to=nobody", "not-found", "?to"),

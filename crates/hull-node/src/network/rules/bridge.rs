@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use super::{
     super::layout::{
-        METADATA_V4, METADATA_V6, RESOLVER_V4, RESOLVER_V6, TAP_PREFIX, gateway_mac, link_local, tap_name,
+        CABLE, METADATA_V4, METADATA_V6, RESOLVER_V4, RESOLVER_V6, TAP_PREFIX, TUNNEL, gateway_mac, link_local,
+        tap_name,
     },
     model::Table,
     ports::{ELSEWHERE, Ports},
@@ -18,12 +19,14 @@ pub(super) fn table(ports: &Ports<'_>) -> Table {
     identities(&mut table, ports);
     owners(&mut table, ports);
     limits(&mut table, ports);
+    // The kernel makes room for all of them at once: 8 bytes and more for each.
     for meter in ["arp_rate", "dhcp_rate", "dns_rate", "nd_rate", "metadata_rate"] {
-        table.set(meter, "type ifname; size 65535; flags dynamic", []);
+        table.set(meter, "type ifname; size 4096; flags dynamic", []);
     }
-    table.set("drops", "type ifname; size 65535; flags dynamic; counter", []);
+    table.set("drops", "type ifname; size 4096; flags dynamic; counter", []);
     from_taps(&mut table, ports);
     to_taps(&mut table);
+    wires(&mut table);
     table
 }
 
@@ -248,6 +251,15 @@ fn to_taps(table: &mut Table) {
             ether type {{ ip, ip6 }} counter drop"#
         ),
     );
+}
+
+/// What comes from outside the node: the bridge itself, which is on every node under the same addresses, neither hears the
+/// outside nor speaks to a provider's segment.
+fn wires(table: &mut Table) {
+    let (input, output) =
+        (format!("iifname {{ \"{CABLE}\", \"{TUNNEL}\" }} drop"), format!("oifname \"{CABLE}\" drop"));
+    table.base("input", "type filter hook input priority -300; policy accept;", &input);
+    table.base("output", "type filter hook output priority -300; policy accept;", &output);
 }
 
 fn hex(address: IpAddr) -> String {

@@ -22,6 +22,7 @@ mod packet;
 mod rules;
 mod seen;
 mod space;
+mod words;
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -41,8 +42,11 @@ use self::{
 use super::{
     layout::{BRIDGE, TAP_PREFIX, tap_name},
     netns::Netns,
+    vxlan,
 };
 
+/// What becomes of a link that is not as it shall be.
+const REPAIRED: &str = "; the node repairs it within seconds, or says why not in its log";
 /// A packet that has passed so many parts goes in circles.
 const FARTHEST: usize = 64;
 
@@ -147,20 +151,30 @@ impl Walk<'_> {
                     .ok_or_else(|| Error::not_found(format!("the port {port} has no VM on this node")))?;
                 let tap = tap_name(port.id);
                 self.packet.from_mac = port.mac;
-                if self.space(&space)?.link(&tap).is_none_or(|link| link.master.is_none()) {
-                    let told = format!("the tap {tap} of the sender is not on the bridge: its VM does not run");
+                if self.space(&space)?.link(&tap).is_none_or(|link| link.master.is_none() || !link.is_up()) {
+                    let told = format!(
+                        "the tap {tap} of the sender is not on the bridge, or down: start its VM if it does not run"
+                    );
                     return Ok(self.stop(&space, "tap", told));
                 }
                 let Some(next) = next_hop(known, self.packet.source, self.packet.destination) else {
-                    let told = format!("the sender has no gateway to reach {} by", self.packet.destination);
+                    let told = format!(
+                        "the sender has no gateway to reach {} by; put its subnet on a router",
+                        self.packet.destination
+                    );
                     return Ok(self.stop(&space, "route", told));
                 };
                 Ok(Step::On(At::Port { space, link: tap, next }))
             }
             PathStart::Tunnel { .. } => {
-                let tunnel = self.space(&space)?.ports(BRIDGE).find(|link| link.is("vxlan")).map(|l| l.name.clone());
+                let tunnel = self.space(&space)?.ports(BRIDGE).find(|link| link.is("vxlan") && link.is_up());
+                let tunnel = tunnel.map(|link| link.name.clone());
                 let Some(link) = tunnel else {
-                    return Ok(self.stop(&space, "tunnel", "the network has no tunnel on this node".to_owned()));
+                    return Ok(self.stop(
+                        &space,
+                        "tunnel",
+                        format!("the network has no tunnel on this node, or it is down{REPAIRED}"),
+                    ));
                 };
                 let next = self.packet.destination;
                 Ok(Step::On(At::Port { space, link, next }))
@@ -182,12 +196,12 @@ impl Walk<'_> {
         let from_vm = link.starts_with(TAP_PREFIX);
         let own = self.space(space)?.holds(next);
         let bridge_mac = self.space(space)?.link(BRIDGE).and_then(Link::mac);
-        let known = if own { bridge_mac } else { self.space(space)?.neighbour(BRIDGE, next) };
+        let known = if own { bridge_mac } else { self.space(space)?.mac_on_bridge(next) };
         self.packet.to_mac = known.unwrap_or(Mac([0; 6]));
         link.clone_into(&mut self.packet.came_by);
         let decision = self.rules(space, Layer::Bridge, "prerouting")?;
         if !decision.passes {
-            return Ok(self.refused(space, "anti-spoofing", decision));
+            return self.refused(space, "anti-spoofing", decision).await;
         }
         if from_vm {
             let told = format!("{} from {} is the port's own", self.packet.source, self.packet.from_mac);
@@ -197,14 +211,21 @@ impl Walk<'_> {
         BRIDGE.clone_into(&mut self.packet.came_by);
         let decision = self.rules(space, Layer::Inet, "prerouting")?;
         if !decision.passes {
-            return Ok(self.refused(space, "security groups", decision));
+            return self.refused(space, "security groups", decision).await;
         }
         let to_bridge = own || self.packet.claimed || Some(self.packet.to_mac) == bridge_mac;
         if to_bridge || self.packet.asked != self.packet.destination {
+            link.clone_into(&mut self.packet.came_by);
+            let decision = self.rules(space, Layer::Bridge, "input")?;
+            if !decision.passes {
+                return self.refused(space, "bridge", decision).await;
+            }
             return Ok(Step::On(At::Link { space: space.to_owned(), link: BRIDGE.to_owned(), seen: true }));
         }
         let Some(out) = self.out_port(space, link, next).await? else {
-            let told = format!("nobody on this network has {next}: the bridge knows no port that leads there");
+            let told = format!(
+                "nobody on this network is known to have {next}: no port has that address, here or on a node it could be sent to"
+            );
             return Ok(self.stop(space, "bridge", told));
         };
         for (layer, by, to, part) in [
@@ -217,9 +238,9 @@ impl Walk<'_> {
             to.clone_into(&mut self.packet.leaves_by);
             let decision = self.rules(space, layer, hook)?;
             if !decision.passes {
-                return Ok(self.refused(space, part, decision));
+                return self.refused(space, part, decision).await;
             }
-            self.let_through(space, part, decision);
+            self.let_through(space, part, decision).await?;
         }
         self.leave_port(space, &out, next).await
     }
@@ -233,7 +254,7 @@ impl Walk<'_> {
             self.packet.enter(link);
             let decision = self.rules(space, Layer::Inet, "prerouting")?;
             if !decision.passes {
-                return Ok(self.refused(space, "rules", decision));
+                return self.refused(space, "rules", decision).await;
             }
         }
         if self.packet.asked != self.packet.destination {
@@ -245,13 +266,16 @@ impl Walk<'_> {
             Route::Here => {
                 let decision = self.rules(space, Layer::Inet, "input")?;
                 if !decision.passes {
-                    return Ok(self.refused(space, "service", decision));
+                    return self.refused(space, "service", decision).await;
                 }
                 self.pass(space, "service", format!("{} is this place's own address", self.packet.destination));
                 return Ok(Step::End(PathEnd::Service));
             }
             Route::Nowhere(why) => {
-                let told = format!("no route to {}: {why}", self.packet.destination);
+                let told = format!(
+                    "no route to {}: {why}; a router with a gateway, or with that network on it, would have one",
+                    self.packet.destination
+                );
                 return Ok(self.stop(space, "route", told));
             }
             Route::Out { link, next, gateway } => (link, next, gateway),
@@ -266,12 +290,15 @@ impl Walk<'_> {
         out.clone_into(&mut self.packet.leaves_by);
         let decision = self.rules(space, Layer::Inet, "forward")?;
         if !decision.passes {
-            return Ok(self.refused(space, "security groups", decision));
+            return self.refused(space, "security groups", decision).await;
         }
-        self.let_through(space, "security groups", decision);
+        self.let_through(space, "security groups", decision).await?;
         let mtu = self.space(space)?.link(out).map_or(0, |link| link.mtu);
         if u32::from(self.packet.size) > mtu {
-            let told = format!("{} bytes are too large for {out} (MTU {mtu}); the sender is told", self.packet.size);
+            let told = format!(
+                "{} bytes are too large for {out} (MTU {mtu}); the sender is told to send less at once",
+                self.packet.size
+            );
             return Ok(self.stop(space, "mtu", told));
         }
         let before = self.packet.source;
@@ -298,16 +325,18 @@ impl Walk<'_> {
             return Ok(Step::End(PathEnd::Outside));
         }
         self.packet.from_mac = self.space(space)?.link(bridge).and_then(Link::mac).unwrap_or(Mac([0; 6]));
-        self.packet.to_mac = self.space(space)?.neighbour(bridge, next).unwrap_or(Mac([0; 6]));
+        self.packet.to_mac = self.space(space)?.mac_on_bridge(next).unwrap_or(Mac([0; 6]));
         let Some(out) = self.out_port(space, "", next).await? else {
-            let told = format!("nobody on this network has {next}: the bridge knows no port that leads there");
+            let told = format!(
+                "nobody on this network is known to have {next}: no port has that address, here or on a node it could be sent to"
+            );
             return Ok(self.stop(space, "bridge", told));
         };
         for hook in ["output", "postrouting"] {
             out.clone_into(&mut self.packet.leaves_by);
             let decision = self.rules(space, Layer::Bridge, hook)?;
             if !decision.passes {
-                return Ok(self.refused(space, "bridge", decision));
+                return self.refused(space, "bridge", decision).await;
             }
         }
         self.leave_port(space, &out, next).await
@@ -357,6 +386,17 @@ impl Walk<'_> {
 
     /// Out by a port of the bridge.
     async fn leave_port(&mut self, space: &str, out: &str, next: IpAddr) -> Result<Step> {
+        let link = self.space(space)?.link(out).filter(|link| link.is_up());
+        let Some(mtu) = link.map(|link| link.mtu) else {
+            return Ok(self.stop(space, "link", format!("{out} is not there, or down{REPAIRED}")));
+        };
+        if u32::from(self.packet.size) > mtu {
+            let told = format!(
+                "{} bytes are too large for {out} (MTU {mtu}); nobody tells the sender: the guest shall keep to the MTU that DHCP says",
+                self.packet.size
+            );
+            return Ok(self.stop(space, "mtu", told));
+        }
         if out.starts_with(TAP_PREFIX) {
             let port = self.around.networks.get(space).and_then(|known| {
                 known.ports.iter().find(|port| tap_name(port.id) == out).map(|port| (port.id, port.hostname.clone()))
@@ -372,29 +412,44 @@ impl Walk<'_> {
             return self.leave(space, out, next).await;
         }
         let Some(node) = self.space(space)?.node_of(out, self.packet.to_mac) else {
-            let told = format!("the tunnel knows no node for {}", self.packet.to_mac);
+            let told =
+                format!("the tunnel knows no node for {}: its VM is on none that this one reaches", self.packet.to_mac);
             return Ok(self.stop(space, "tunnel", told));
         };
+        if let Some(most) = self.most_to(node).await?.filter(|most| u32::from(self.packet.size) > *most) {
+            let told = format!(
+                "{} bytes do not fit the tunnel to {node} (at most {most}); give the network an MTU that does, or the nodes' links a larger one",
+                self.packet.size
+            );
+            return Ok(self.stop(space, "mtu", told));
+        }
         let network = self.around.networks.get(space).map(|known| known.id);
         let network = network.ok_or_else(|| Error::internal("a tunnel without a network"))?;
         self.pass(space, "tunnel", format!("over VXLAN to the node at {node}"));
         Ok(Step::End(PathEnd::Tunnel { node, network }))
     }
 
+    /// The largest packet that a tunnel to this node takes.
+    async fn most_to(&mut self, node: IpAddr) -> Result<Option<u32>> {
+        self.enter(HOST).await?;
+        let link = self.space(HOST)?.link_towards(node).await?;
+        Ok(link.map(|link| link.mtu.saturating_sub(vxlan::overhead(node))))
+    }
+
     /// Over a pair of links into another namespace, or out of the node.
     async fn leave(&mut self, space: &str, out: &str, next: IpAddr) -> Result<Step> {
         let link = self.space(space)?.link(out).cloned();
         let Some(link) = link.filter(Link::is_up) else {
-            return Ok(self.stop(space, "link", format!("{out} is not there, or down")));
+            return Ok(self.stop(space, "link", format!("{out} is not there, or down{REPAIRED}")));
         };
         let Some((far, index)) = self.peer_of(space, &link) else {
             self.pass(space, "host", format!("it leaves this node by {out}"));
             return Ok(Step::End(PathEnd::Outside));
         };
         self.enter(&far).await?;
-        let there = self.space(&far)?.by_index(index).map(|link| (link.name.clone(), link.master.clone()));
-        let Some((name, master)) = there else {
-            return Ok(self.stop(space, "link", format!("the far end of {out} is not there")));
+        let there = self.space(&far)?.by_index(index).filter(|link| link.is_up());
+        let Some((name, master)) = there.map(|link| (link.name.clone(), link.master.clone())) else {
+            return Ok(self.stop(space, "link", format!("the far end of {out} is not there, or down{REPAIRED}")));
         };
         self.packet.enter(&name);
         match master {
@@ -460,10 +515,12 @@ impl Walk<'_> {
     }
 
     /// Tells of a rule that let it through; a policy that lets all through is not worth a word.
-    fn let_through(&mut self, space: &str, part: &str, decision: Decision) {
+    async fn let_through(&mut self, space: &str, part: &str, decision: Decision) -> Result<()> {
         if let Some(by) = decision.by {
-            self.pass(space, part, by);
+            let told = self.space(space)?.words(&by, true).await?;
+            self.pass(space, part, told);
         }
+        Ok(())
     }
 
     fn stop(&mut self, space: &str, part: &str, told: String) -> Step {
@@ -471,8 +528,12 @@ impl Walk<'_> {
         Step::End(PathEnd::Dropped)
     }
 
-    fn refused(&mut self, space: &str, part: &str, decision: Decision) -> Step {
-        self.stop(space, part, decision.by.unwrap_or_else(|| "dropped".to_owned()))
+    async fn refused(&mut self, space: &str, part: &str, decision: Decision) -> Result<Step> {
+        let told = match decision.by {
+            Some(by) => self.space(space)?.words(&by, false).await?,
+            None => "dropped".to_owned(),
+        };
+        Ok(self.stop(space, part, told))
     }
 }
 

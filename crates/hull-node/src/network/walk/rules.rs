@@ -50,7 +50,7 @@ impl Layer {
 }
 
 /// A table, by family and name.
-type TableId = (String, String);
+pub(super) type TableId = (String, String);
 
 #[derive(Debug)]
 struct Chain {
@@ -71,15 +71,23 @@ struct Rule {
 pub(super) struct Rules {
     chains: BTreeMap<(TableId, String), Chain>,
     elements: HashMap<(TableId, String), Vec<Value>>,
-    texts: HashMap<(TableId, u64), String>,
 }
 
 /// What the rules of a hook decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Decision {
     pub(super) passes: bool,
-    /// The rule that decided, as people read it, with its chain; none where a policy did.
-    pub(super) by: Option<String>,
+    /// What decided; none where a policy that lets all through did.
+    pub(super) by: Option<By>,
+}
+
+/// What decides about a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// A rule, by its table and handle, reached from this base chain.
+    Rule { table: TableId, handle: u64, chain: String },
+    /// A chain that drops what none of its rules lets through.
+    Policy { chain: String },
 }
 
 enum Verdict {
@@ -109,11 +117,11 @@ fn table_of(object: &Value) -> TableId {
 }
 
 impl Rules {
-    /// Reads `nft -j -nnn list ruleset`, and `nft -a list ruleset` for people.
-    pub(super) fn parse(json: &str, listing: &str) -> Result<Self> {
+    /// Reads `nft -j -nnn list ruleset`.
+    pub(super) fn parse(json: &str) -> Result<Self> {
         let bad = |why: String| Error::unavailable(format!("what nft lists cannot be read: {why}"));
         let all: Value = serde_json::from_str(json).map_err(|error| bad(error.to_string()))?;
-        let mut rules = Self { texts: texts(listing), ..Self::default() };
+        let mut rules = Self::default();
         for object in all.get("nftables").and_then(Value::as_array).into_iter().flatten() {
             let Some((kind, object)) = object.as_object().and_then(|object| object.iter().next()) else { continue };
             let key = (table_of(object), text(object, "name").to_owned());
@@ -153,10 +161,10 @@ impl Rules {
         let mut last = None;
         for (_, name, base) in bases {
             match self.chain(base, name, packet, 0)? {
-                Outcome::Decided(Verdict::Drop, handle) => return Ok(self.decided(false, base, name, handle)),
-                Outcome::Decided(Verdict::Accept, handle) => last = Some(self.decided(true, base, name, handle)),
+                Outcome::Decided(Verdict::Drop, handle) => return Ok(decided(false, base, name, handle)),
+                Outcome::Decided(Verdict::Accept, handle) => last = Some(decided(true, base, name, handle)),
                 Outcome::Decided(Verdict::Return, _) | Outcome::Next if base.drops => {
-                    let by = Some(format!("nothing in chain {name} lets it through"));
+                    let by = Some(By::Policy { chain: name.clone() });
                     return Ok(Decision { passes: false, by });
                 }
                 Outcome::Decided(Verdict::Return, _) | Outcome::Next => {}
@@ -165,12 +173,18 @@ impl Rules {
         Ok(last.unwrap_or(Decision { passes: true, by: None }))
     }
 
-    fn decided(&self, passes: bool, base: &Chain, name: &str, handle: u64) -> Decision {
-        let by = match self.texts.get(&(base.table.clone(), handle)) {
-            Some(text) => text.clone(),
-            None => format!("rule {handle} of chain {name}"),
+    /// The taps that may answer for an address beside their port's own, with the MAC each does it under: allowed pairs,
+    /// as the rules against spoofing hold them.
+    pub(super) fn holders(&self, address: IpAddr) -> Vec<(String, Mac)> {
+        let set = if address.is_ipv4() { "pairs4" } else { "pairs6" };
+        let key = (("bridge".to_owned(), "hull".to_owned()), set.to_owned());
+        let held = |element: &Value| -> Option<(String, Mac)> {
+            let inner = element.get("elem").and_then(|elem| elem.get("val")).unwrap_or(element);
+            let [tap, mac, net] = inner.get("concat")?.as_array()?.as_slice() else { return None };
+            let fits = address_fits(address, net).unwrap_or_default();
+            fits.then(|| Some((tap.as_str()?.to_owned(), mac.as_str()?.parse().ok()?))).flatten()
         };
-        Decision { passes, by: Some(by) }
+        self.elements.get(&key).into_iter().flatten().filter_map(held).collect()
     }
 
     fn chain(&self, chain: &Chain, name: &str, packet: &mut Packet, depth: usize) -> Result<Outcome> {
@@ -390,6 +404,10 @@ impl Rules {
     }
 }
 
+fn decided(passes: bool, base: &Chain, name: &str, handle: u64) -> Decision {
+    Decision { passes, by: Some(By::Rule { table: base.table.clone(), handle, chain: name.to_owned() }) }
+}
+
 fn chain(object: &Value) -> Chain {
     let priority = object.get("prio").and_then(Value::as_i64);
     let hook = object.get("hook").and_then(Value::as_str).map(str::to_owned);
@@ -399,26 +417,6 @@ fn chain(object: &Value) -> Chain {
         drops: text(object, "policy") == "drop",
         rules: Vec::new(),
     }
-}
-
-/// Rules as people read them, by table and handle: `chain in_web: tcp dport 22 accept`.
-fn texts(listing: &str) -> HashMap<(TableId, u64), String> {
-    let mut texts = HashMap::new();
-    let (mut table, mut chain) = (TableId::default(), String::new());
-    for line in listing.lines() {
-        let line = line.trim();
-        let words: Vec<&str> = line.split(' ').collect();
-        match words.as_slice() {
-            ["table", family, name, ..] => table = ((*family).to_owned(), (*name).to_owned()),
-            ["chain", name, ..] => chain = (*name).to_owned(),
-            _ => {
-                let Some((rule, handle)) = line.rsplit_once(" # handle ") else { continue };
-                let Ok(handle) = handle.parse() else { continue };
-                texts.insert((table.clone(), handle), format!("chain {chain}: {rule}"));
-            }
-        }
-    }
-    texts
 }
 
 /// Whether a limit matches only what is beyond it.

@@ -13,11 +13,14 @@ use hull_types::{
 };
 use ipnet::IpNet;
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use super::{
-    super::{command, netns::Netns},
+    super::{command, layout::BRIDGE, netns::Netns},
     packet::Packet,
-    rules::Rules,
+    rules::{By, Rules},
+    words::Words,
 };
 
 /// A link, as `ip -j -d addr` tells it.
@@ -134,6 +137,8 @@ struct Via {
 pub(super) struct Space {
     namespace: Netns,
     pub(super) rules: Rules,
+    /// Listed when the first rule is told of.
+    words: OnceCell<Words>,
     links: Vec<Link>,
     table: Vec<Forwarding>,
     neighbours: Vec<Neighbour>,
@@ -146,30 +151,48 @@ fn read<T: DeserializeOwned>(what: &str, text: &str) -> Result<T> {
         .map_err(|error| Error::unavailable(format!("what `{what}` says cannot be read: {error}")))
 }
 
+/// The next of several answers in a row.
+fn next_of<T: DeserializeOwned>(
+    what: &str,
+    told: &mut impl Iterator<Item = serde_json::Result<Value>>,
+) -> Result<Vec<T>> {
+    let bad = |why: String| Error::unavailable(format!("what `{what}` says cannot be read: {why}"));
+    let next = told.next().ok_or_else(|| bad("it says nothing".to_owned()))?;
+    serde_json::from_value(next.map_err(|error| bad(error.to_string()))?).map_err(|error| bad(error.to_string()))
+}
+
 impl Space {
     pub(super) async fn look(namespace: Netns) -> Result<Self> {
         let told = namespace
-            .run(|| -> Result<[String; 6]> {
+            .run(|| -> Result<[String; 3]> {
                 Ok([
                     command::run("nft", &["-j", "-nnn", "list", "ruleset"], "")?,
-                    command::run("nft", &["-a", "list", "ruleset"], "")?,
-                    command::run("ip", &["-j", "-d", "addr"], "")?,
+                    command::run("ip", &["-j", "-d", "-batch", "-"], "addr\nneigh show\nnetns list-id\n")?,
                     command::run("bridge", &["-j", "fdb", "show"], "")?,
-                    command::run("ip", &["-j", "neigh", "show"], "")?,
-                    command::run("ip", &["-j", "netns", "list-id"], "")?,
                 ])
             })
             .await??;
-        let [rules, listing, links, table, neighbours, peers] = told;
-        let peers: Vec<Peer> = read("ip netns list-id", &peers)?;
+        let [rules, told, table] = told;
+        let mut told = serde_json::Deserializer::from_str(&told).into_iter::<Value>();
+        let links = next_of("ip addr", &mut told)?;
+        let neighbours = next_of("ip neigh show", &mut told)?;
+        let peers: Vec<Peer> = next_of("ip netns list-id", &mut told)?;
         Ok(Self {
             namespace,
-            rules: Rules::parse(&rules, &listing)?,
-            links: read("ip addr", &links)?,
+            rules: Rules::parse(&rules)?,
+            words: OnceCell::new(),
+            links,
             table: read("bridge fdb show", &table)?,
-            neighbours: read("ip neigh show", &neighbours)?,
+            neighbours,
             names: peers.into_iter().map(|peer| (peer.nsid, peer.name)).collect(),
         })
+    }
+
+    /// What decided, as people read it: the listing is another one than the rules', which people can take too.
+    pub(super) async fn words(&self, by: &By, passes: bool) -> Result<String> {
+        let list = || self.namespace.run(|| command::run("nft", &["-a", "list", "ruleset"], ""));
+        let words = self.words.get_or_try_init(|| async { Ok::<_, Error>(Words::parse(&list().await??)) }).await?;
+        Ok(words.of(by, passes))
     }
 
     pub(super) fn link(&self, name: &str) -> Option<&Link> {
@@ -191,8 +214,18 @@ impl Space {
         Some((self.names.get(&id).and_then(|name| name.as_deref()), index))
     }
 
+    /// The MAC of a next hop on the network's bridge: entered or learned, or that of the port which may have the address.
+    pub(super) fn mac_on_bridge(&self, address: IpAddr) -> Option<Mac> {
+        let holder = || {
+            let holders = self.rules.holders(address);
+            let up = |tap: &str| self.link(tap).is_some_and(|link| link.master.is_some() && link.is_up());
+            holders.into_iter().find(|(tap, _)| up(tap)).map(|(_, mac)| mac)
+        };
+        self.neighbour(BRIDGE, address).or_else(holder)
+    }
+
     /// The MAC of a next hop on a link.
-    pub(super) fn neighbour(&self, link: &str, address: IpAddr) -> Option<Mac> {
+    fn neighbour(&self, link: &str, address: IpAddr) -> Option<Mac> {
         let entry = self.neighbours.iter().find(|entry| entry.dev == link && entry.dst == address)?;
         entry.lladdr.as_deref()?.parse().ok()
     }
@@ -219,6 +252,15 @@ impl Space {
     /// What a packet is masqueraded as on a link.
     pub(super) fn masquerade(&self, link: &str, v4: bool) -> Option<IpAddr> {
         self.link(link)?.addresses().map(|own| own.addr()).find(|own| own.is_ipv4() == v4 && !is_link_local(*own))
+    }
+
+    /// The link that leads from here to an address, by the kernel's word.
+    pub(super) async fn link_towards(&self, address: IpAddr) -> Result<Option<&Link>> {
+        let to = address.to_string();
+        let asked = self.namespace.run(move || command::run("ip", &["-j", "route", "get", &to], "")).await?;
+        let Ok(said) = asked else { return Ok(None) };
+        let got: Vec<RouteGot> = read("ip route get", &said)?;
+        Ok(got.first().and_then(|got| self.link(&got.dev)))
     }
 
     /// Where the kernel sends a packet that came by a link.
