@@ -291,6 +291,10 @@ impl Networks for LinuxNetworks {
         Ok(lines)
     }
 
+    fn troubles(&self) -> Vec<String> {
+        self.common.host.tunnels.misfits()
+    }
+
     async fn explain_path(&self, query: PathQuery) -> Result<PathReport> {
         walk::walk(&self.surroundings().await?, query).await
     }

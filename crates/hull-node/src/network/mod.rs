@@ -131,6 +131,11 @@ pub trait Networks: Send + Sync + 'static {
     /// What the kernel holds for this port, for people: rules, counters, lease.
     async fn explain(&self, network: NetworkId, port: PortId) -> Result<Vec<String>>;
 
+    /// What of the networks here works less well than it should, and what mends it. Nothing, where that cannot be known.
+    fn troubles(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// How far a packet gets on this host, computed from what the kernel holds.
     async fn explain_path(&self, query: PathQuery) -> Result<PathReport>;
 }

@@ -274,9 +274,14 @@ fn ask_generation() -> io::Result<u32> {
 
 /// The digest of what the kernel holds in these tables; `None` where one is missing.
 fn listing(tables: &[&str]) -> Option<String> {
-    let each: Vec<String> = tables.iter().map(|table| format!("list table {table}")).collect();
-    let all = command::run("nft", &["-s", &each.join("; ")], "").ok()?;
-    Some(digest(&static_part(&all)))
+    let mut all = String::new();
+    // One by one: nft 1.0.6 finds the first table of a command only.
+    for table in tables {
+        let mut arguments = vec!["-s", "list", "table"];
+        arguments.extend(table.split(' '));
+        all.push_str(&static_part(&command::run("nft", &arguments, "").ok()?));
+    }
+    Some(digest(&all))
 }
 
 /// The listing without the elements of dynamic sets, which come and go with traffic.

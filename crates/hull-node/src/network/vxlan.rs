@@ -16,6 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
+    sync::{MutexGuard, PoisonError},
 };
 
 use hull_types::{
@@ -48,11 +49,16 @@ pub(crate) struct Tunnels {
     /// and must not shut out the nodes of the others meanwhile. Held while rules are loaded, so that the last is the
     /// newest.
     peers: Mutex<Option<BTreeMap<NetworkId, BTreeSet<IpAddr>>>>,
+    /// The MTU with which each network's tunnel was measured against the underlay, and what came of it.
+    measured: std::sync::Mutex<BTreeMap<NetworkId, Measured>>,
 }
+
+/// A network's MTU, and why its packets do not fit, where they do not.
+type Measured = (u16, Option<String>);
 
 impl Tunnels {
     pub(crate) fn new(underlay: Option<IpAddr>, prefix: Prefix, state: PathBuf) -> Self {
-        Self { underlay, prefix, state, peers: Mutex::default() }
+        Self { underlay, prefix, state, peers: Mutex::default(), measured: std::sync::Mutex::default() }
     }
 
     /// Makes the network's tunnel be as said, or not be.
@@ -65,6 +71,7 @@ impl Tunnels {
         bridge: &Link,
     ) -> Result<()> {
         let (Some(local), Some(vni)) = (self.underlay, network.vni) else {
+            self.measured().remove(&network.id);
             if self.underlay.is_some() {
                 self.allow(host, network.id, Some(BTreeSet::new())).await?;
             }
@@ -73,11 +80,15 @@ impl Tunnels {
         let far = far(network, local);
         self.allow(host, network.id, Some(far.iter().map(|(_, node)| *node).collect())).await?;
         let (tunnel, mtu) = (Tunnel { vni, local }, u32::from(network.mtu));
-        if inner.tunnel(TUNNEL).await? != Some(tunnel) {
-            inner.delete(TUNNEL).await?;
+        let there = inner.tunnel(TUNNEL).await? == Some(tunnel);
+        if !there || self.measured().get(&network.id).is_none_or(|(mtu, _)| *mtu != network.mtu) {
             let outer = Links::open(host).await?;
-            fits(&outer, local, network).await?;
-            outer.add_tunnel(TUNNEL, inside.as_raw_fd(), tunnel, mtu).await?;
+            let misfit = misfit(&outer, local, network).await?;
+            self.measured().insert(network.id, (network.mtu, misfit));
+            if !there {
+                inner.delete(TUNNEL).await?;
+                outer.add_tunnel(TUNNEL, inside.as_raw_fd(), tunnel, mtu).await?;
+            }
         }
         let link = inner.get(TUNNEL).await?.ok_or_else(|| {
             Error::unavailable(format!(
@@ -93,10 +104,20 @@ impl Tunnels {
 
     /// Takes what the host has for the network's tunnel away.
     pub(crate) async fn remove(&self, host: &Netns, network: NetworkId) -> Result<()> {
+        self.measured().remove(&network);
         if self.underlay.is_none() {
             return Ok(());
         }
         self.allow(host, network, None).await
+    }
+
+    /// The networks whose full-size packets the underlay does not carry.
+    pub(crate) fn misfits(&self) -> Vec<String> {
+        self.measured().values().filter_map(|(_, misfit)| misfit.clone()).collect()
+    }
+
+    fn measured(&self) -> MutexGuard<'_, BTreeMap<NetworkId, Measured>> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets these nodes, and those of the other networks, speak to this one.
@@ -176,8 +197,8 @@ fn far(network: &DesiredNetwork, local: IpAddr) -> BTreeSet<(Mac, IpAddr)> {
     there.collect()
 }
 
-/// Refuses an underlay address that is not the host's, and says where full-size packets would not fit.
-async fn fits(outer: &Links, local: IpAddr, network: &DesiredNetwork) -> Result<()> {
+/// Refuses an underlay address that is not the host's; says what to do where full-size packets would not fit.
+async fn misfit(outer: &Links, local: IpAddr, network: &DesiredNetwork) -> Result<Option<String>> {
     let index = outer.addresses(None).await?.iter().find(|(_, net)| net.addr() == local).map(|(index, _)| *index);
     let link = outer.all().await?.into_iter().find(|link| Some(link.index) == index).ok_or_else(|| {
         Error::unavailable(format!(
@@ -185,12 +206,15 @@ async fn fits(outer: &Links, local: IpAddr, network: &DesiredNetwork) -> Result<
         ))
     })?;
     let most = link.mtu.saturating_sub(overhead(local));
-    if u32::from(network.mtu) > most {
-        tracing::warn!(network = %network.name, mtu = network.mtu, link = %link.name,
-            "the network's packets are larger than the underlay carries in one piece: set its MTU to {most} at most, or \
-             the link's to {} at least", u32::from(network.mtu) + overhead(local));
-    }
-    Ok(())
+    let mtu = u32::from(network.mtu);
+    Ok((mtu > most).then(|| {
+        format!(
+            "network {}'s packets (MTU {mtu}) do not fit into tunnels over {}: set its MTU to {most} at most, or that link's to {} at least",
+            network.name,
+            link.name,
+            mtu + overhead(local)
+        )
+    }))
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub(crate) struct Known<'a> {
     pub(crate) memory_reserved: Bytes,
     pub(crate) underlay: Option<IpAddr>,
     pub(crate) providers: &'a [String],
+    /// What is wrong with its networks.
+    pub(crate) networks: &'a [String],
     pub(crate) host: &'a HostFacts,
     /// None until the hypervisor has said what it can do.
     pub(crate) hypervisor: Option<&'a Result<HypervisorFacts, Error>>,
@@ -80,6 +82,9 @@ fn conditions(known: &Known<'_>) -> Vec<NodeCondition> {
         let message = format!("VMs are confined less than they could be: this host lacks {}", lacking.join("; "));
         found.push(condition("confinement-incomplete", ReasonCode::Other, message));
     }
+    if !known.networks.is_empty() {
+        found.push(condition("network-degraded", ReasonCode::Other, known.networks.join("; ")));
+    }
     let disk = known.host.disk;
     if known.disk_free.0 < disk.0 / 20 || known.disk_free < Bytes::gib(1) {
         let message = "less than 5 % or 1 GiB is free for VM disks; remove images or VMs, or add space".to_owned();
@@ -132,6 +137,7 @@ mod tests {
             memory_reserved: Bytes::ZERO,
             underlay: None,
             providers: &[],
+            networks: &[],
             host,
             hypervisor,
             disk_free,
@@ -178,6 +184,7 @@ mod tests {
                 certificate: Some(&certificate),
                 underlay: None,
                 providers: &[],
+                networks: &[],
                 now: date(1_200 - left),
             };
             status(&known, None).conditions

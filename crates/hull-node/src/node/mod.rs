@@ -525,12 +525,14 @@ impl Runtime {
         let disk_free = self.shared.drivers.disks.free().await.unwrap_or_default();
         let hypervisor = self.hypervisor.borrow().clone();
         let certificate = self.connector.certificate();
+        let networks = self.shared.drivers.networks.troubles();
         let known = facts::Known {
             node: self.config.id,
             hull_version: &self.config.hull_version,
             memory_reserved: self.config.memory_reserved,
             underlay: self.config.underlay,
             providers: &self.config.providers,
+            networks: &networks,
             host: &self.host,
             hypervisor: hypervisor.as_ref(),
             disk_free,
