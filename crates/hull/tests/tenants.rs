@@ -202,6 +202,64 @@ fn a_machine_keeps_its_addresses_over_stop_start_rebuild_and_hulls_own_restarts(
     assert_eq!((told(), seen()), (before.clone(), rebuilt));
 }
 
+/// What the host holds of networks and routers at a moment: their namespaces, and the links in those.
+struct Held {
+    namespaces: Vec<String>,
+    links: String,
+}
+
+impl Held {
+    fn now(site: &Site) -> Self {
+        let namespaces = site.hull.namespaces();
+        // One may go while it is looked at.
+        let look = |name: &String| site.hull.host.run(&format!("ip -n {name} -o link")).unwrap_or_default();
+        let links = namespaces.iter().map(look).collect();
+        Self { namespaces, links }
+    }
+}
+
+/// A step that Hull has got to, as the host shows it.
+type Step = (&'static str, fn(&Held) -> bool);
+
+const STEPS: [Step; 5] = [
+    ("a namespace", |held| !held.namespaces.is_empty()),
+    ("a bridge", |held| held.links.contains(" br0:")),
+    ("the router", |held| held.namespaces.iter().any(|name| name.contains("-r-"))),
+    ("the router's way out", |held| held.links.contains(" gw0@")),
+    ("the machine's tap", |held| held.links.contains(" tap")),
+];
+
+#[test]
+fn hull_killed_at_any_step_makes_networks_and_routers_whole_and_leaves_nothing() {
+    let site = Site::new("");
+    let ann = site.tenant("ann");
+    ann.ok(&["router", "create", "way", "--gateway", "outside"]);
+    ann.network("web", &["10.7.0.0/24"], "way");
+    let empty = |after: &str| {
+        let nothing = || {
+            let left = site.hull.namespaces();
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        };
+        eventually_blocking(&format!("nothing left {after}"), DEADLINE, nothing).unwrap();
+    };
+    for (step, is_there) in STEPS {
+        empty(&format!("before {step}"));
+        ann.create("box", &["--network", "web"]);
+        let there = || Some(()).filter(|()| is_there(&Held::now(&site))).ok_or("not there yet");
+        eventually_blocking(step, DEADLINE, there).unwrap();
+        site.hull.kill();
+        site.up();
+        let address = ann.floating("box", &[]);
+        assert_eq!(ann.ssh(&address, "hostname").trim(), "box", "killed at {step}");
+        ann.ok(&["floating-ip", "delete", &address]);
+        // Nor does it matter when it goes.
+        ann.ok(&["vm", "delete", "box"]);
+        site.hull.kill();
+        site.up();
+    }
+    empty("in the end");
+}
+
 /// What a machine with root inside may try on the wire, and whether a neighbour gets to see it.
 fn frames_of(thief: &End, neighbour: &End) -> Vec<(&'static str, Vec<u8>, bool)> {
     let path = |from: IpAddr, to: IpAddr| Path { from_mac: thief.mac, to_mac: neighbour.mac, from, to };
