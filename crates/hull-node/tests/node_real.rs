@@ -465,5 +465,8 @@ async fn a_second_nic_comes_and_goes_while_the_vm_runs_and_is_there_after_a_stop
             world.console_shows_times(&vm, address, 3).await;
         }
     }
+    (vm.vm.deleted_at, vm.revision) = (Some(Timestamp::now()), vm.revision + 1);
+    world.tell(&[&vm], &[&first, &second]).await;
+    world.until_phase(&vm, VmPhase::Gone).await;
     node.shutdown().await;
 }
