@@ -109,8 +109,14 @@ async fn networks_and_routers_span_hosts_and_nothing_is_flooded() {
     networks.apply(&DesiredNetwork { mtu: 1451, ..fitting.clone() }).await.unwrap();
     let told = networks.troubles();
     assert!(matches!(&told[..], [told] if told.contains("(MTU 1451)") && told.contains("to 1450 at most")), "{told:?}");
+    site.hosts[0].host.run("ip link set eth0 mtu 1501").unwrap();
+    networks.apply(&DesiredNetwork { mtu: 1451, ..fitting.clone() }).await.unwrap();
+    assert_eq!(networks.troubles(), [""; 0], "mended on the host");
+    site.hosts[0].host.run("ip link set eth0 mtu 1500").unwrap();
+    networks.apply(&DesiredNetwork { mtu: 1452, ..fitting.clone() }).await.unwrap();
+    assert_eq!(networks.troubles().len(), 1);
     networks.apply(&fitting).await.unwrap();
-    assert_eq!(networks.troubles(), [""; 0]);
+    assert_eq!(networks.troubles(), [""; 0], "mended in the network");
     // Everybody, nobody, and somebody whom nobody knows.
     let _ = near
         .attempt("ping -c 2 -i 0.2 -W 1 -b 10.90.42.255; ping -c 1 -W 1 10.90.42.99; ping -c 1 -W 1 fd00:90:42::99");
