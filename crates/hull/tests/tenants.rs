@@ -113,6 +113,7 @@ fn a_router_joins_two_networks_until_the_rules_say_no() {
     let places: Vec<&str> = way["hops"].as_array().unwrap().iter().map(|hop| text(hop, "/place")).collect();
     let order = ["network left", "router way", "network right"].map(|at| places.iter().position(|place| *place == at));
     assert!(order.is_sorted() && order[0].is_some(), "{way:#}");
+    assert!(way.to_string().contains("security group served lets it in"), "{way:#}");
 
     let group = ann.json(&["security-group", "show", "served"]);
     for rule in group["rules"].as_array().unwrap().iter().filter(|rule| rule["direction"] == "ingress") {

@@ -69,10 +69,11 @@ fn sentence(chain: &str, rule: &str, passes: bool) -> String {
     }
 }
 
-/// The security group whose rules a chain holds, and for which way.
+/// The security group whose rules a chain holds, and for which way. What follows in its name tells editions and contents apart.
 fn group_of(chain: &str) -> Option<(Uuid, &'static str)> {
-    let (group, way) = chain.strip_prefix("group_")?.rsplit_once('_')?;
-    Some((group.parse().ok()?, if way == "in" { "in" } else { "out" }))
+    let mut parts = chain.strip_prefix("group_")?.split('_');
+    let (group, way) = (parts.next()?.parse().ok()?, parts.next()?);
+    Some((group, if way == "in" { "in" } else { "out" }))
 }
 
 #[cfg(test)]
@@ -90,8 +91,11 @@ mod tests {
 
     #[test]
     fn a_rule_of_a_group_is_told_with_the_group() {
-        let told = sentence("group_00000000000000000000000000000300_in", "tcp dport { 22 } accept", true);
-        assert_eq!(told, "security group 00000000-0000-0000-0000-000000000300 lets it in: tcp dport { 22 } accept");
+        for chain in ["in", "in_b", "in_0123456789ab", "in_b_0123456789ab"] {
+            let told = sentence(&format!("group_00000000000000000000000000000300_{chain}"), "accept", true);
+            assert_eq!(told, "security group 00000000-0000-0000-0000-000000000300 lets it in: accept", "{chain}");
+        }
+        assert!(sentence("group_00000000000000000000000000000300_out_b", "accept", true).contains(" lets it out: "));
     }
 
     #[test]
