@@ -11,10 +11,7 @@
 //! Nothing is left out: the counts of all records sum to the calls that were made. Counts that grew are written again by
 //! a timer; a crash in between loses those, never a record's first call.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
-};
+use std::{collections::HashMap, net::IpAddr};
 
 use hull_types::{
     Timestamp,
@@ -24,6 +21,8 @@ use hull_types::{
     id::{AuditId, ProjectId},
 };
 use uuid::Uuid;
+
+use crate::login;
 
 /// Alike calls within this many seconds are one record.
 pub const WINDOW: i64 = 60;
@@ -63,7 +62,7 @@ impl Who {
         match (&record.authenticated_by, &record.actor) {
             (Some(credential), _) => Self::Credential(credential.id),
             (None, Some(Actor::LocalRoot)) => Self::Known,
-            _ => Self::Address(record.origin.address.map(network)),
+            _ => Self::Address(record.origin.address.map(login::network)),
         }
     }
 
@@ -72,13 +71,6 @@ impl Who {
             Self::Credential(_) | Self::Known => false,
             Self::Address(_) | Self::Everyone => true,
         }
-    }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
     }
 }
 
@@ -238,7 +230,7 @@ fn various(mut record: Audit) -> Audit {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, net::Ipv6Addr};
 
     use hull_types::audit::{CredentialRef, Origin};
     use proptest::prelude::*;

@@ -4,7 +4,10 @@
 //!   and yet nobody is locked out for good by a stranger. A day without failures, a success, or an admin forgets them.
 //! * An address may try [`BURST`] times at once and then once every [`EVERY`], whatever names it tries.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use hull_types::Timestamp;
 
@@ -18,6 +21,14 @@ pub const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 pub const BURST: u32 = 20;
 /// One more try comes back so often.
 pub const EVERY: Duration = Duration::from_secs(3);
+
+/// What is counted together of an address: whoever has one IPv6 address has a /64 of them.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+    }
+}
 
 /// Log-ins under one name that failed in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

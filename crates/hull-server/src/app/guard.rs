@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use hull_core::login::{Failures, Tries};
+use hull_core::login::{Failures, Tries, network};
 use hull_types::{
     Timestamp,
     error::{Error, ErrorKind, Result},
@@ -78,14 +78,6 @@ impl Guard {
     /// A try succeeded, or an admin forgives.
     pub fn forgive(&self, name: &str) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-    }
-}
-
-/// Whoever has one IPv6 address has a /64 of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
     }
 }
 
