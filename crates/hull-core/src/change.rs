@@ -20,11 +20,12 @@ use hull_types::{
     event::Event,
     flavor::Flavor,
     id::{
-        AppCredentialId, FlavorId, FloatingIpId, ImageId, KeypairId, NetworkId, NodeId, PortId, ProjectId,
+        AppCredentialId, FlavorId, FloatingIpId, ImageId, KeypairId, MigrationId, NetworkId, NodeId, PortId, ProjectId,
         RoleAssignmentId, RouterId, SecurityGroupId, SubnetId, TokenId, UserGroupId, UserId, VmId,
     },
     image::Image,
     keypair::Keypair,
+    migration::Migration,
     name::Name,
     network::{Mac, Network, Subnet, Vni},
     node::{Node, NodeStatus},
@@ -70,6 +71,8 @@ pub enum Doc {
     Placement(VmId),
     /// What its node says of a VM.
     VmStatus(VmId),
+    /// A migration.
+    Migration(MigrationId),
     /// A node.
     Node(NodeId),
     /// What a node says of itself.
@@ -282,6 +285,8 @@ pub enum Write {
     PutVmStatus(Box<VmStatus>),
     /// Deletes a VM's status.
     DeleteVmStatus(VmId),
+    /// Puts a migration.
+    PutMigration(Box<Migration>),
     /// Puts a node.
     PutNode(Box<Node>),
     /// Deletes a node.
@@ -365,6 +370,14 @@ impl Changes {
     #[must_use]
     pub fn event(self, event: Event) -> Self {
         self.and(Write::Event(Box::new(event)))
+    }
+
+    /// Adds all of another decision.
+    #[must_use]
+    pub fn with(mut self, other: Self) -> Self {
+        other.expect.into_iter().for_each(|expect| self.expect(expect));
+        self.writes.extend(other.writes);
+        self
     }
 
     /// Adds a condition, once.

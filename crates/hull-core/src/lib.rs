@@ -28,6 +28,7 @@ pub mod ipam;
 pub mod keypair;
 pub mod login;
 pub mod mac;
+pub mod migration;
 pub mod network;
 pub mod node;
 pub mod oidc;

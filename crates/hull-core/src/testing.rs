@@ -175,6 +175,7 @@ pub(crate) fn node(text: &str) -> (Node, NodeStatus) {
         memory: Bytes::gib(17),
         memory_reserved: Bytes::gib(1),
         disk: Bytes::gib(100),
+        cpu_model: Some("QEMU Virtual CPU".into()),
         accel: Accel::Tcg,
         boot_id: "b".into(),
         underlay: None,

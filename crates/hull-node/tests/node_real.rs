@@ -232,7 +232,7 @@ fn desired(network: &DesiredNetwork, image: &Path) -> DesiredVm {
     let image =
         ImageContent { digest, format: ImageFormat::Raw, size, virtual_size: size, source_digest: Digest([1; 32]) };
     let nics = vec![DesiredNic { port: port.id, network: network.id, mac: port.mac }];
-    DesiredVm { vm, generation: 1, revision: 1, image: Some(image), rescue_image: None, nics }
+    DesiredVm { vm, generation: 1, revision: 1, image: Some(image), rescue_image: None, nics, transit: None }
 }
 
 fn alive(pid: u32) -> bool {

@@ -166,6 +166,7 @@ impl Cloud {
             networks: shared.clone(),
             disks: shared.clone(),
             images: shared.clone(),
+            handover: shared.clone(),
             records: shared.clone(),
             host: shared,
             clock: Arc::new(self.clock),

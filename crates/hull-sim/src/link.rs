@@ -13,7 +13,7 @@ use hull_node::{
 use hull_types::{
     digest::Digest,
     error::{Error, Result},
-    id::{NodeId, StreamId},
+    id::{MigrationId, NodeId, StreamId},
     link::{FromNode, ToNode},
 };
 use tokio::{
@@ -97,6 +97,10 @@ impl Connector for SimConnector {
     }
 
     async fn open_stream(&self, _id: StreamId) -> Result<Box<dyn ByteStream>> {
+        Err(Error::unsupported("not simulated"))
+    }
+
+    async fn handover(&self, _migration: MigrationId) -> Result<Box<dyn ByteStream>> {
         Err(Error::unsupported("not simulated"))
     }
 

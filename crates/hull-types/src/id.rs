@@ -95,6 +95,8 @@ ids! {
     FloatingIpId = "floating-ip";
     /// A node: a host that runs VMs.
     NodeId = "node";
+    /// A migration of a VM from one node to another.
+    MigrationId = "migration";
     /// An event in the history.
     EventId = "event";
     /// A record of the audit.

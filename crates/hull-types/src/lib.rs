@@ -20,6 +20,7 @@ pub mod image;
 pub mod keypair;
 pub mod link;
 pub mod meta;
+pub mod migration;
 pub mod name;
 pub mod network;
 pub mod node;

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
-    id::{FloatingIpId, NetworkId, NodeId, PortId, RouterId, SecurityGroupId, StreamId, VmId},
+    id::{FloatingIpId, MigrationId, NetworkId, NodeId, PortId, RouterId, SecurityGroupId, StreamId, VmId},
     image::ImageContent,
+    migration::Transit,
     network::{DhcpOption, Mac, Route, Uplink, Vni},
     node::NodeStatus,
     path::{PathQuery, PathReport},
@@ -45,6 +46,9 @@ pub struct DesiredVm {
     pub rescue_image: Option<ImageContent>,
     /// Its NICs, in order.
     pub nics: Vec<DesiredNic>,
+    /// This node's part in the VM's migration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transit: Option<Transit>,
 }
 
 /// A NIC of a VM on this node.
@@ -323,6 +327,11 @@ pub enum StreamTarget {
     Tcp {
         /// The port.
         port: u16,
+    },
+    /// All that a VM at rest is, for the node it goes to. It is given only while it leaves by this migration.
+    Handover {
+        /// The migration.
+        migration: MigrationId,
     },
 }
 

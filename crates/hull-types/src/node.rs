@@ -26,6 +26,9 @@ pub struct NodeFacts {
     pub memory_reserved: Bytes,
     /// The file system for VM disks: size.
     pub disk: Bytes,
+    /// The processors' model: a running machine moves between equal ones only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
     /// How VMs run here, as proven by the probe.
     pub accel: Accel,
     /// The boot id of the host: another one means that it was rebooted.

@@ -64,6 +64,8 @@ pub enum ReasonCode {
     NeedsRestart,
     /// Being rebuilt from an image.
     Rebuilding,
+    /// On its way to another node.
+    Migrating,
     /// Being deleted.
     Deleting,
     /// The node is in maintenance.

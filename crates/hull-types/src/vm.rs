@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Vm         what the user wants       written by the API on the user's behalf
-//!   Placement  where it shall be         written by the scheduler; each placement is a new generation
+//!   Placement  where it shall be         written by the scheduler and by migrations; each node is a new generation
 //!   VmStatus   what is                   written by the node that holds the current generation, nobody else
 //! ```
 //!
@@ -17,10 +17,11 @@ use utoipa::ToSchema;
 use crate::{
     digest::Digest,
     flavor::Resources,
-    id::{FlavorId, ImageId, NodeId, PortId, VmId},
+    id::{FlavorId, ImageId, MigrationId, NodeId, PortId, VmId},
     image::DirectBoot,
     keypair::PublicKey,
     meta::Meta,
+    migration::Moving,
     name::Name,
     reason::Reason,
 };
@@ -218,9 +219,19 @@ pub struct Placement {
     /// Why there is no node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// Its present migration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Moving>,
     /// When this was decided.
     #[schema(value_type = String, format = DateTime)]
     pub decided_at: Timestamp,
+}
+
+impl Placement {
+    /// The migration that is to take it from its node.
+    pub fn leaving(&self) -> Option<Moving> {
+        self.moving.filter(|moving| self.node.is_some_and(|node| node != moving.to))
+    }
 }
 
 /// What a node says of a VM.
@@ -245,6 +256,12 @@ pub enum VmPhase {
     Suspended,
     /// Its disk is being made anew.
     Rebuilding,
+    /// At rest, held for the node it goes to.
+    Released,
+    /// Being fetched from the node it leaves.
+    Arriving,
+    /// Fetched whole; the placement has yet to follow.
+    Arrived,
     /// Off, because something failed; the reason says what, and whether it is tried again.
     Failed,
     /// Being torn down.
@@ -343,6 +360,9 @@ pub struct VmStatus {
     /// Restarts by policy since it last ran well.
     #[serde(default)]
     pub restarts: u32,
+    /// The migration that the node knows itself to be part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationId>,
     /// How often in a row the same step has failed for the same reason, while it fails.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
@@ -379,6 +399,8 @@ pub enum VmState {
     Suspended,
     /// Its disk is being made anew.
     Rebuilding,
+    /// On its way to another node.
+    Migrating,
     /// Off, because something failed.
     Failed,
     /// Going away.

@@ -27,7 +27,7 @@ use hull_node::{
     link::{Connector, Dialled, Identity, Remote, in_process, renew::keep_renewed},
     network::{LinuxNetworks, NetworksConfig, Prefix},
     storage::{ImageCache, ImageSource, LocalDisks},
-    vm::records::FileRecords,
+    vm::{handover::FileHandover, records::FileRecords},
 };
 use hull_server::{
     Config, Server, ServerHandle,
@@ -36,16 +36,20 @@ use hull_server::{
         ctx::{Caller, Ctx},
     },
     env::Env,
+    hub::Hub,
 };
 use hull_store::embedded::{EmbeddedStore, Options};
 use hull_types::{
     error::{Error, Result},
-    id::NodeId,
+    id::{MigrationId, NodeId},
     name::Name,
     units::Bytes,
 };
 use rustix::fs::{FlockOperation, flock};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    io::{DuplexStream, copy_bidirectional},
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::config;
 
@@ -170,6 +174,9 @@ impl Running {
                             }
                         });
                     }
+                    Dialled::Handover { migration, stream } => {
+                        tokio::spawn(hand_over(Arc::clone(&hub), id, migration, stream));
+                    }
                     Dialled::Stream { id: stream, stream: bytes } => {
                         if let Err(error) = hub.accept_stream(id, stream, Box::new(bytes)) {
                             tracing::debug!(%error, "nobody waits for this stream any more");
@@ -229,6 +236,15 @@ impl Running {
     }
 }
 
+/// Joins this host's node, to which a VM comes, to the node that it leaves.
+async fn hand_over(hub: Arc<Hub>, node: NodeId, migration: MigrationId, mut to: DuplexStream) {
+    match hub.handover(node, migration).await {
+        // How it ended is for its two ends to know.
+        Ok(mut from) => drop(copy_bidirectional(&mut from, &mut to).await),
+        Err(error) => tracing::warn!(%migration, %error, "a VM cannot be fetched from the node it leaves"),
+    }
+}
+
 /// What a node keeps in a data directory.
 pub(crate) fn node_dir(data: &Path) -> PathBuf {
     data.join("node")
@@ -248,6 +264,7 @@ pub(crate) fn drivers(data: &Path, host: &HostNetworks, images: Arc<dyn ImageSou
         hypervisor: Arc::new(QemuHypervisor::new(QemuConfig::default())),
         networks: Arc::new(LinuxNetworks::new(networks)?),
         disks: Arc::new(LocalDisks::new(dir.join("disks"), Arc::clone(&images))),
+        handover: Arc::new(FileHandover::new(dir.join("disks"), &dir)),
         images,
         records: Arc::new(FileRecords::new(&dir)),
         host: Arc::new(LocalHost::new(&dir)),

@@ -148,6 +148,7 @@ fn refuse(vm: &Vm, act: &str, standing: &Standing) -> Error {
         VmState::Suspending => ("is being suspended", "wait, then resume it"),
         VmState::Suspended => ("is suspended", "resume it first, or stop it to throw the saved memory away"),
         VmState::Rebuilding => ("is being rebuilt", "wait until it runs"),
+        VmState::Migrating => ("is on its way to another node", "wait until it is there, or cancel the migration"),
         VmState::Failed => ("has failed", "start it first"),
         VmState::Deleting => ("is being deleted", "create another"),
         VmState::Unknown => ("is in an unknown state, its node does not answer", "wait until the node answers"),
@@ -158,7 +159,16 @@ fn refuse(vm: &Vm, act: &str, standing: &Standing) -> Error {
 fn start(vm: &Vm, standing: &Standing, call: &mut Call<'_>) -> Result<Changes> {
     match standing.state {
         VmState::Paused | VmState::Suspended | VmState::Suspending => Err(refuse(vm, "start", standing)),
-        VmState::Scheduling | VmState::Preparing | VmState::Starting | VmState::Running | VmState::Rebuilding
+        // It may be halted with its memory saved.
+        VmState::Migrating if matches!(vm.power.target, PowerTarget::Paused | PowerTarget::Suspended) => {
+            Err(refuse(vm, "start", standing))
+        }
+        VmState::Scheduling
+        | VmState::Preparing
+        | VmState::Starting
+        | VmState::Running
+        | VmState::Rebuilding
+        | VmState::Migrating
             if vm.power.target == PowerTarget::Running =>
         {
             Ok(Changes::none())

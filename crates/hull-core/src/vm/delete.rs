@@ -12,6 +12,7 @@
 use hull_types::{
     Timestamp,
     error::Result,
+    migration::Migration,
     port::Port,
     project::Usage,
     router::FloatingIp,
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     call::Call,
     change::{Changes, Doc, Write},
-    event,
+    event, migration,
     placement::clock,
     port, quota,
 };
@@ -37,6 +38,8 @@ pub struct Deleting<'a> {
     pub vm: &'a Vm,
     /// Where it shall be.
     pub placement: Option<&'a Placement>,
+    /// Its present migration.
+    pub migration: Option<&'a Migration>,
     /// Its ports.
     pub ports: &'a [Port],
     /// The floating IPs that lead to them.
@@ -129,6 +132,9 @@ pub fn purge(plan: &Deleting<'_>, why: &str, call: &mut Call<'_>) -> Changes {
         .and(Write::DeleteVmStatus(vm.id))
         .and(Write::Release(name_claim(vm)))
         .and(Write::PutUsage { project, usage: quota::subtract(plan.usage, held) });
+    if let Some(migration) = plan.migration {
+        changes = changes.unchanged(Doc::Migration(migration.id)).and(migration::bereft(migration, call.now));
+    }
     port::hostname_claims(vm.id, &go).for_each(|claim| changes.push(Write::Release(claim)));
     go.into_iter().for_each(|gone| port::remove(&mut changes, gone, &floating_ips, call));
     stay.into_iter().for_each(|kept| port::let_go(&mut changes, kept, call));

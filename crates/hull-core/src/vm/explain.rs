@@ -59,6 +59,7 @@ fn name_of(state: VmState) -> &'static str {
         VmState::Suspending => "being suspended",
         VmState::Suspended => "suspended",
         VmState::Rebuilding => "being rebuilt",
+        VmState::Migrating => "on its way to another node",
         VmState::Failed => "failed",
         VmState::Deleting => "being deleted",
         VmState::Unknown => "in an unknown state",

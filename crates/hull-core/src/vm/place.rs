@@ -31,7 +31,14 @@ pub fn place(
     let generation = placement.map_or(0, |placement| placement.generation);
     let changes = Changes::none().unchanged(Doc::Vm(vm.id)).unchanged(Doc::Placement(vm.id));
     let decided = |node, generation, reason| {
-        Write::PutPlacement(Box::new(Placement { vm: vm.id, node, generation, reason, decided_at: call.now }))
+        Write::PutPlacement(Box::new(Placement {
+            vm: vm.id,
+            node,
+            generation,
+            reason,
+            moving: None,
+            decided_at: call.now,
+        }))
     };
     match answer {
         Ok((node, name)) => {

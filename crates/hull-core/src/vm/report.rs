@@ -13,6 +13,7 @@ use crate::{
     call::Call,
     change::{Changes, Doc, Write},
     event,
+    migration::{self, Arrival, UnderWay},
 };
 
 /// What becomes of a report.
@@ -36,6 +37,14 @@ pub fn report(
 ) -> Verdict {
     let Some(plan) = known else { return Verdict::Drop("there is no such VM") };
     let Some(placement) = plan.placement else { return Verdict::Drop("it was never placed") };
+    let under_way = plan.migration.map(|migration| UnderWay { vm: plan.vm, placement, migration });
+    if let Some(under_way) = under_way.filter(|_| migration::is_arrival(placement, said)) {
+        return match migration::arrival(&under_way, before, said, call) {
+            Arrival::Take(changes) => Verdict::Take(changes),
+            Arrival::Same => Verdict::Same,
+            Arrival::Drop(why) => Verdict::Drop(why),
+        };
+    }
     if !speaks_for(placement, said) {
         return Verdict::Drop("it speaks for another generation");
     }
@@ -52,6 +61,9 @@ pub fn report(
         .and(Write::PutVmStatus(Box::new(said.clone())));
     for event in history(plan.vm, before.filter(|before| before.generation == said.generation), said, call) {
         changes = changes.event(event);
+    }
+    if let Some(progress) = under_way.and_then(|under_way| migration::progress(&under_way, before, said, call)) {
+        changes = changes.with(progress);
     }
     Verdict::Take(changes)
 }
@@ -94,6 +106,9 @@ pub fn is_rest(phase: VmPhase) -> bool {
         | VmPhase::Stopping
         | VmPhase::Suspending
         | VmPhase::Rebuilding
+        | VmPhase::Released
+        | VmPhase::Arriving
+        | VmPhase::Arrived
         | VmPhase::Deleting
         | VmPhase::Gone => false,
     }

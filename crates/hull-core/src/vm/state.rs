@@ -8,6 +8,8 @@
 //!        │ yes
 //!   node answers? ──── no ───► Unknown      (never a guess; the last words of the node are told in the reason)
 //!        │ yes
+//!   leaves for another? ── yes ───► Migrating  (why: how far that is)
+//!        │ no
 //!   spoke for this generation? no ► Preparing  (why: awaiting the node)
 //!        │ yes
 //!        └──► the node's phase, one to one
@@ -18,6 +20,7 @@
 
 use hull_types::{
     Timestamp,
+    migration::Moving,
     name::Name,
     reason::{Reason, ReasonCode},
     vm::{Placement, PowerTarget, Vm, VmPhase, VmState, VmStatus},
@@ -111,6 +114,9 @@ pub fn standing(seen: &Seen<'_>) -> Standing {
         let message = format!("node {} does not answer since {}{last}", node.name, clock(since, now));
         return Standing::moving(VmState::Unknown, Reason::new(ReasonCode::NodeUnreachable, message, since));
     }
+    if let Some(moving) = placement.leaving() {
+        return Standing::moving(VmState::Migrating, migrating(current, moving));
+    }
     match current {
         None => {
             let message = format!("node {} has not answered for it yet", node.name);
@@ -119,6 +125,16 @@ pub fn standing(seen: &Seen<'_>) -> Standing {
         }
         Some(status) => reported(vm, seen.revision, status, node.name),
     }
+}
+
+/// What its node says of its leaving, or that the other node has the word.
+fn migrating(current: Option<&VmStatus>, moving: Moving) -> Reason {
+    let said = current.filter(|status| status.phase != VmPhase::Released).and_then(|status| status.reason.clone());
+    said.filter(|reason| reason.deadline.is_some()).unwrap_or_else(|| {
+        let message = format!("it goes to another node (migration {})", moving.migration);
+        let since = current.map_or(moving.deadline, |status| status.at);
+        Reason::new(ReasonCode::Migrating, message, since).until(moving.deadline)
+    })
 }
 
 fn reported(vm: &Vm, revision: u64, status: &VmStatus, node: &Name) -> Standing {
@@ -150,6 +166,9 @@ fn reported(vm: &Vm, revision: u64, status: &VmStatus, node: &Name) -> Standing 
         | VmPhase::Stopping
         | VmPhase::Suspending
         | VmPhase::Rebuilding
+        | VmPhase::Released
+        | VmPhase::Arriving
+        | VmPhase::Arrived
         | VmPhase::Deleting
         | VmPhase::Gone => false,
     };
@@ -165,6 +184,9 @@ fn under_way(vm: &Vm, status: &VmStatus) -> Reason {
         VmPhase::Stopping => (ReasonCode::AwaitingGuestShutdown, "the guest was asked to shut down"),
         VmPhase::Suspending => (ReasonCode::Suspending, "its memory is being saved to disk"),
         VmPhase::Rebuilding => (ReasonCode::Rebuilding, "its disk is being made anew"),
+        VmPhase::Released => (ReasonCode::Migrating, "its node holds it for another"),
+        VmPhase::Arriving => (ReasonCode::Migrating, "its node is fetching it"),
+        VmPhase::Arrived => (ReasonCode::Migrating, "its new node has it, and goes on with it"),
         VmPhase::Deleting => (ReasonCode::Deleting, "its node is tearing it down"),
         VmPhase::Gone => (ReasonCode::Other, "its node has nothing of it left"),
         VmPhase::Failed => (ReasonCode::Other, "it failed, and its node did not say why; look at `hull explain vm`"),
@@ -213,6 +235,7 @@ fn of_phase(phase: VmPhase) -> VmState {
         VmPhase::Suspending => VmState::Suspending,
         VmPhase::Suspended => VmState::Suspended,
         VmPhase::Rebuilding => VmState::Rebuilding,
+        VmPhase::Released | VmPhase::Arriving | VmPhase::Arrived => VmState::Migrating,
         VmPhase::Failed | VmPhase::Gone => VmState::Failed,
         VmPhase::Deleting => VmState::Deleting,
     }
@@ -230,6 +253,9 @@ pub fn word(phase: VmPhase) -> &'static str {
         VmPhase::Suspending => "suspending",
         VmPhase::Suspended => "suspended",
         VmPhase::Rebuilding => "rebuilding",
+        VmPhase::Released => "held for another node",
+        VmPhase::Arriving => "being fetched from another node",
+        VmPhase::Arrived => "fetched from another node",
         VmPhase::Failed => "failed",
         VmPhase::Deleting => "being torn down",
         VmPhase::Gone => "gone",

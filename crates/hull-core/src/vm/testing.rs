@@ -47,7 +47,7 @@ pub(crate) fn wanting(target: PowerTarget) -> Vm {
 }
 
 pub(crate) fn placement() -> Placement {
-    Placement { vm: vm().id, node: Some(NODE), generation: 1, reason: None, decided_at: NOW }
+    Placement { vm: vm().id, node: Some(NODE), generation: 1, reason: None, moving: None, decided_at: NOW }
 }
 
 /// A report that has caught up with everything.
@@ -68,6 +68,7 @@ pub(crate) fn status(phase: VmPhase) -> VmStatus {
         pending: vec![],
         last_exit: None,
         restarts: 0,
+        migration: None,
         failures: 0,
         at: NOW,
     }

@@ -200,23 +200,38 @@ fn a_placed_vm_is_marked_and_one_without_a_node_goes_at_once() {
     let (vm, ports, mut placed) = (vm(), [port()], placement());
     let mut fresh = Seeded::new(1);
     let marked = {
-        let plan = Deleting { vm: &vm, placement: Some(&placed), ports: &ports, floating_ips: &[], usage: held() };
+        let plan = Deleting {
+            vm: &vm,
+            placement: Some(&placed),
+            migration: None,
+            ports: &ports,
+            floating_ips: &[],
+            usage: held(),
+        };
         delete::delete(&plan, &mut call(&mut fresh)).unwrap()
     };
     let after = marked.vms().next().unwrap().clone();
     assert_eq!(after.deleted_at, Some(NOW));
-    let again = Deleting { vm: &after, placement: Some(&placed), ports: &ports, floating_ips: &[], usage: held() };
+    let again = Deleting {
+        vm: &after,
+        placement: Some(&placed),
+        migration: None,
+        ports: &ports,
+        floating_ips: &[],
+        usage: held(),
+    };
     assert!(delete::delete(&again, &mut call(&mut fresh)).unwrap().is_empty(), "asking again changes nothing");
 
     placed.node = None;
     for placement in [None, Some(&placed)] {
-        let plan = Deleting { vm: &vm, placement, ports: &ports, floating_ips: &[], usage: held() };
+        let plan = Deleting { vm: &vm, placement, migration: None, ports: &ports, floating_ips: &[], usage: held() };
         let purged = delete::delete(&plan, &mut call(&mut fresh)).unwrap();
         check_purged(&purged);
         assert!(purged.expect.contains(&Expect::Unchanged(Doc::Placement(vm.id))), "the scheduler may come between");
     }
     let locked = hull_types::vm::Vm { locked: true, ..vm };
-    let plan = Deleting { vm: &locked, placement: None, ports: &ports, floating_ips: &[], usage: held() };
+    let plan =
+        Deleting { vm: &locked, placement: None, migration: None, ports: &ports, floating_ips: &[], usage: held() };
     assert!(delete::delete(&plan, &mut call(&mut fresh)).unwrap_err().detail.contains("unlock it first"));
 }
 
@@ -284,7 +299,14 @@ fn placements_are_generations_and_refusals_are_written_once() {
 fn reports_are_taken_from_the_current_generation_only() {
     let (vm, ports, placed, mut fresh) = (vm(), [port()], placement(), Seeded::new(1));
     let said = status(VmPhase::Running);
-    let plan = Deleting { vm: &vm, placement: Some(&placed), ports: &ports, floating_ips: &[], usage: held() };
+    let plan = Deleting {
+        vm: &vm,
+        placement: Some(&placed),
+        migration: None,
+        ports: &ports,
+        floating_ips: &[],
+        usage: held(),
+    };
     let mut judge = |plan: Option<&Deleting<'_>>, before: Option<&VmStatus>, said: &VmStatus| {
         report(plan, before, said, &mut call(&mut fresh))
     };
@@ -308,7 +330,14 @@ fn reports_are_taken_from_the_current_generation_only() {
 #[test]
 fn each_rest_and_each_end_is_history_once() {
     let (vm, ports, placed, mut fresh) = (vm(), [port()], placement(), Seeded::new(1));
-    let plan = Deleting { vm: &vm, placement: Some(&placed), ports: &ports, floating_ips: &[], usage: held() };
+    let plan = Deleting {
+        vm: &vm,
+        placement: Some(&placed),
+        migration: None,
+        ports: &ports,
+        floating_ips: &[],
+        usage: held(),
+    };
     let mut told = |before: &VmStatus, said: &VmStatus| -> Vec<String> {
         let Verdict::Take(changes) = report(Some(&plan), Some(before), said, &mut call(&mut fresh)) else {
             return vec![];
@@ -345,7 +374,14 @@ fn a_rename_moves_the_claim_and_keeps_the_host_name() {
 #[test]
 fn a_failure_that_repeats_itself_is_told_less_and_less() {
     let (vm, ports, placed, mut fresh) = (vm(), [port()], placement(), Seeded::new(1));
-    let plan = Deleting { vm: &vm, placement: Some(&placed), ports: &ports, floating_ips: &[], usage: held() };
+    let plan = Deleting {
+        vm: &vm,
+        placement: Some(&placed),
+        migration: None,
+        ports: &ports,
+        floating_ips: &[],
+        usage: held(),
+    };
     let mut told = |failures, message: &str, deadline: Option<Timestamp>| {
         let mut reason = Reason::new(ReasonCode::StartFailed, message, NOW);
         reason.deadline = deadline;

@@ -19,6 +19,8 @@ pub struct HostFacts {
     pub kernel: String,
     /// Logical CPUs.
     pub cpus: u32,
+    /// The processors' model, as their maker calls it.
+    pub cpu_model: Option<String>,
     /// Memory.
     pub memory: Bytes,
     /// Memory that can be had now without swapping.
@@ -64,6 +66,7 @@ fn facts(dir: &Path) -> Result<HostFacts> {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         kernel: uname.release().to_string_lossy().into_owned(),
         cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        cpu_model: proc::cpu_model(&read("/proc/cpuinfo")?),
         memory: memory.total,
         memory_available: memory.available,
         disk: file_system(dir)?.size,

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use hull_types::{
     digest::Digest,
     error::{Error, Result},
-    id::StreamId,
+    id::{MigrationId, StreamId},
     link::{FromNode, ToNode},
 };
 use tokio::{
@@ -35,6 +35,13 @@ pub enum Dialled {
         /// The id it was asked for with.
         id: StreamId,
         /// The bytes.
+        stream: DuplexStream,
+    },
+    /// A VM comes to this node, and is asked for.
+    Handover {
+        /// By which migration.
+        migration: MigrationId,
+        /// The bytes; closed where it cannot be had.
         stream: DuplexStream,
     },
 }
@@ -69,6 +76,12 @@ impl Connector for InProcess {
     async fn open_stream(&self, id: StreamId) -> Result<Box<dyn ByteStream>> {
         let (near, stream) = duplex(BUFFER);
         self.dial(Dialled::Stream { id, stream }).await?;
+        Ok(Box::new(near))
+    }
+
+    async fn handover(&self, migration: MigrationId) -> Result<Box<dyn ByteStream>> {
+        let (near, stream) = duplex(BUFFER);
+        self.dial(Dialled::Handover { migration, stream }).await?;
         Ok(Box::new(near))
     }
 

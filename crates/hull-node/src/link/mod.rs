@@ -4,6 +4,7 @@
 //!   connect ──► Link { tx: FromNode, rx: ToNode } ──► (either end drops it) ──► connect again, with backoff
 //!   NodeCall::OpenStream { id } ──► open_stream(id) ──► bytes both ways
 //!   image(digest) ──► bytes
+//!   handover(migration) ──► bytes, from the node that the VM leaves
 //! ```
 //!
 //! Two connectors: [`in_process()`] (channels; the other ends are handed to whoever takes [`Dialled`]s) and [`remote`]
@@ -13,7 +14,7 @@ use async_trait::async_trait;
 use hull_types::{
     digest::Digest,
     error::Result,
-    id::StreamId,
+    id::{MigrationId, StreamId},
     link::{FromNode, ToNode},
 };
 use tokio::{
@@ -56,6 +57,9 @@ pub trait Connector: Send + Sync + 'static {
 
     /// The bytes of an image; the caller verifies them.
     async fn image(&self, digest: Digest) -> Result<Box<dyn AsyncRead + Send + Unpin>>;
+
+    /// All that a VM is that comes to this node, as [`crate::vm::handover`] writes it.
+    async fn handover(&self, migration: MigrationId) -> Result<Box<dyn ByteStream>>;
 
     /// The certificate the node proves itself by, where it needs one.
     fn certificate(&self) -> Option<Certificate> {

@@ -15,7 +15,7 @@ use hull_core::certificate::Validity;
 use hull_types::{
     digest::Digest,
     error::{Error, Result},
-    id::StreamId,
+    id::{MigrationId, StreamId},
     link::{FromNode, Joined, RenewRequest, ToNode},
 };
 use rustls::ClientConfig;
@@ -160,6 +160,13 @@ impl Connector for Remote {
         let body = join::send(self.dial().await?, request).await?;
         let stream = BodyDataStream::new(body).map_err(std::io::Error::other);
         Ok(Box::new(StreamReader::new(stream)))
+    }
+
+    async fn handover(&self, migration: MigrationId) -> Result<Box<dyn ByteStream>> {
+        let socket = self.socket(&format!("/node/v1/handovers/{migration}")).await?;
+        let (near, far) = duplex(BUFFER);
+        tokio::spawn(stream(socket, far));
+        Ok(Box::new(near))
     }
 
     fn certificate(&self) -> Option<Certificate> {

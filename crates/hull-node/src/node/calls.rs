@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hull_types::{
     error::{Error, Result},
-    id::VmId,
+    id::{MigrationId, VmId},
     link::{DesiredVm, NodeCall, NodeReply, StreamTarget},
-    vm::VmStatus,
+    migration::Transit,
+    vm::{VmPhase, VmStatus},
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const FROZEN_AT_MOST: Duration = Duration::from_secs(60);
 /// The most a call for the console log gives.
 const LOG_MOST: usize = 1 << 20;
+
+/// Bytes of a VM under way to another node.
+const HANDOVER: usize = 1 << 20;
 
 /// What a call may use.
 pub(crate) struct Context {
@@ -122,6 +126,7 @@ async fn log_at_rest(context: &Context, vm: VmId, tail: usize) -> Result<Vec<u8>
 async fn open(context: &Context, target: StreamTarget) -> Result<Box<dyn ByteStream>> {
     let vmm = || context.vmm.clone().ok_or_else(not_running);
     match target {
+        StreamTarget::Handover { migration } => hand_over(context, migration),
         StreamTarget::Console => vmm()?.console().await,
         StreamTarget::Vnc => vmm()?.vnc().await,
         StreamTarget::Tcp { port } => {
@@ -129,6 +134,31 @@ async fn open(context: &Context, target: StreamTarget) -> Result<Box<dyn ByteStr
             context.drivers.networks.connect(network, address, port).await
         }
     }
+}
+
+/// All that the VM is, while it is held here for the node that it goes to.
+fn hand_over(context: &Context, migration: MigrationId) -> Result<Box<dyn ByteStream>> {
+    let leaves = Some(Transit::Leaving { migration });
+    let held = |status: &VmStatus| status.phase == VmPhase::Released && status.migration == Some(migration);
+    let desired = context.desired.as_ref().filter(|desired| desired.transit == leaves);
+    let (Some(desired), true) = (desired, context.status.as_ref().is_some_and(held)) else {
+        return Err(Error::conflict("the VM is not held for another node"));
+    };
+    let (near, mut far) = tokio::io::duplex(HANDOVER);
+    let (drivers, vm) = (context.drivers.clone(), desired.vm.id);
+    let give = async move {
+        let records = drivers.records.load().await?;
+        let record = records.into_iter().find(|record| record.vm == vm);
+        let record = record.ok_or_else(|| Error::not_found("its record is gone"))?;
+        drivers.handover.give(vm, record.carried(), &mut far).await
+    };
+    let giving = async move {
+        if let Err(error) = give.await {
+            tracing::warn!(%vm, %error, "a VM could not be handed over");
+        }
+    };
+    tokio::spawn(context.stop.clone().run_until_cancelled_owned(giving));
+    Ok(Box::new(near))
 }
 
 /// Where the VM is reached: its first NIC's first address, IPv4 before IPv6.

@@ -45,6 +45,7 @@ pub(crate) fn status(known: &Known<'_>, before: Option<&NodeStatus>) -> NodeStat
         memory: known.host.memory,
         memory_reserved: known.memory_reserved,
         disk: known.host.disk,
+        cpu_model: known.host.cpu_model.clone(),
         accel: able.map_or(Accel::Tcg, |facts| facts.accel),
         boot_id: known.host.boot_id.clone(),
         underlay: known.underlay,
@@ -120,6 +121,7 @@ mod tests {
 
     fn host() -> HostFacts {
         HostFacts {
+            cpu_model: None,
             hostname: "h1".into(),
             kernel: "6.1".into(),
             cpus: 4,

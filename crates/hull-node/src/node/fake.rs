@@ -22,7 +22,11 @@ use hull_types::{
     units::Bytes,
     vm::{Accel, Exit, ExitCause, Vmm as VmmInfo},
 };
-use tokio::{io::AsyncWriteExt, sync::watch, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::watch,
+    time::Instant,
+};
 
 use crate::{
     host::{Clock, Host, HostFacts},
@@ -32,9 +36,9 @@ use crate::{
     },
     network::{GuestMetadata, Networks},
     node::Drivers,
-    plan::record::Record,
+    plan::record::{Carried, Record},
     storage::{Disks, ImageSource},
-    vm::records::Records,
+    vm::{handover::Handover, records::Records},
 };
 
 /// All that a host holds.
@@ -85,6 +89,7 @@ impl FakeHost {
             networks: host.clone(),
             disks: host.clone(),
             images: host.clone(),
+            handover: host.clone(),
             records: host.clone(),
             host: host.clone(),
             clock: host,
@@ -103,6 +108,23 @@ impl FakeHost {
     }
 }
 
+#[async_trait]
+impl Handover for FakeHost {
+    async fn give(&self, _vm: VmId, carried: Carried, to: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<()> {
+        let told = serde_json::to_vec(&carried).unwrap();
+        to.write_all(&told).await.map_err(|e| Error::unavailable(e.to_string()))
+    }
+
+    async fn take(&self, vm: VmId, from: &mut (dyn AsyncRead + Send + Unpin)) -> Result<Carried> {
+        let mut told = Vec::new();
+        from.read_to_end(&mut told).await.map_err(|e| Error::unavailable(e.to_string()))?;
+        let carried: Carried = serde_json::from_slice(&told).map_err(|e| Error::unavailable(e.to_string()))?;
+        let generations = carried.disk.iter().map(|disk| disk.generation).collect();
+        self.with(|state| state.disks.insert(vm, generations));
+        Ok(carried)
+    }
+}
+
 impl Clock for FakeHost {
     fn now(&self) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + self.with(|state| state.wall)).unwrap() + self.epoch.elapsed()
@@ -117,6 +139,7 @@ impl Clock for FakeHost {
 impl Host for FakeHost {
     async fn facts(&self) -> Result<HostFacts> {
         Ok(HostFacts {
+            cpu_model: None,
             hostname: "fake".into(),
             kernel: "6.1".into(),
             cpus: 4,

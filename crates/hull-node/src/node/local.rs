@@ -102,6 +102,7 @@ async fn drive(
         routers.want(router, &mut tasks);
     }
     let shared = Arc::new(Shared {
+        server: None,
         node: config.id,
         zone: config.zone.clone(),
         boot_id: drivers.host.facts().await?.boot_id,

@@ -42,7 +42,7 @@ use crate::{
     network::Networks,
     plan::record::Record,
     storage::{Disks, ImageSource},
-    vm::{self, Report, Shared, VmHandle, What, Wish, records::Records},
+    vm::{self, Report, Shared, VmHandle, What, Wish, handover::Handover, records::Records},
 };
 
 mod calls;
@@ -97,6 +97,8 @@ pub struct Drivers {
     pub disks: Arc<dyn Disks>,
     /// Brings kernels.
     pub images: Arc<dyn ImageSource>,
+    /// Gives VMs to other nodes and takes them.
+    pub handover: Arc<dyn Handover>,
     /// Remembers.
     pub records: Arc<dyn Records>,
     /// Tells of the host.
@@ -150,6 +152,7 @@ impl Node {
             zone: config.zone.clone(),
             boot_id: host.boot_id.clone(),
             networks: networks::Keeper::new(drivers.networks.clone()),
+            server: Some(connector.clone()),
             drivers,
             reports,
         });

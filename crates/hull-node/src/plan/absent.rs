@@ -8,7 +8,7 @@ impl View<'_> {
         self.settle().or_else(|| self.make_ready()).unwrap_or_else(|| self.power_on())
     }
 
-    fn settle(&self) -> Option<Plan> {
+    pub(super) fn settle(&self) -> Option<Plan> {
         if let (Some(started), None) = (&self.record.started, &self.record.ended) {
             if !started.confirmed {
                 return Some(Plan::note(Note::NeverStarted, VmPhase::Starting));

@@ -13,6 +13,9 @@
 //!                    │                      │         ▼                                                  │
 //!                    └──────────────────────┴────── judge ── STOPPED, SUSPENDED or FAILED, at rest ──────┘
 //!
+//!   leaving:   RUNNING, PAUSED ─► save memory ─► quit ─► clear ─► RELEASED    at rest, whatever power shall be
+//!   arriving:  (nothing) ─► take over ─► ARRIVED ─► once it is this node's, as above: with a disk, and memory to start from
+//!
 //!   from anywhere, once it is deleted, removed from this node or placed anew:  quit ─► clear ─► tear down ─► GONE
 //! ```
 //!
@@ -24,6 +27,8 @@
 //!   shutdown and the process's cannot turn one cause into another.
 //! * **Saved memory is used once.** A restored machine starts halted; the saved memory is forgotten, durably, before
 //!   its CPUs run, because from then on the disk no longer fits that memory.
+//! * **A VM on its way is run by nobody** from the moment its old node says that it holds it until its new node is told that
+//!   it is its own; where that never comes, the old node goes on from the saved memory.
 //! * **Delete always wins.** Tearing down asks nothing of the guest and is tried for ever.
 //! * **What the guest must agree to holds nothing else up**: a NIC is unplugged last of all changes, again and again, and
 //!   at the next start at the latest.
@@ -35,7 +40,9 @@ use hull_types::{
     digest::Digest,
     error::Error,
     flavor::Resources,
+    id::MigrationId,
     link::{DesiredNic, DesiredVm},
+    migration::Transit,
     reason::{Reason, ReasonCode},
     units::Bytes,
     vm::{Exit, ExitCause, PowerTarget, RebootKind, RestartPolicy, VmPhase},
@@ -54,11 +61,12 @@ pub mod stamp;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod transit;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod world;
 
-use record::{Ask, Record};
+use record::{Ask, Carried, Record};
 
 /// Seconds after which a hypervisor that does not answer is ended and its VM restarted by policy.
 pub const HUNG_SECONDS: i64 = 120;
@@ -122,6 +130,11 @@ pub enum Step {
         generation: u64,
         /// At least so large.
         size: Bytes,
+    },
+    /// Fetch all that the VM is from the node it leaves.
+    TakeOver {
+        /// The migration.
+        migration: MigrationId,
     },
     /// Remove root disks of older generations.
     RemoveOlderDisks,
@@ -220,6 +233,8 @@ pub enum Act {
     Tune,
     /// Removing what is of no more use.
     Tidy,
+    /// Fetching a VM from another node.
+    TakeOver,
     /// Saving memory.
     Suspend,
     /// Ending a process.
@@ -233,6 +248,7 @@ impl Step {
     pub const fn act(&self) -> Option<Act> {
         Some(match self {
             Self::PrepareDisk { .. } | Self::GrowDisk { .. } => Act::Prepare,
+            Self::TakeOver { .. } => Act::TakeOver,
             Self::Start(_) => Act::Start,
             Self::RemoveOlderDisks | Self::RemoveRescueDisk => Act::Tidy,
             Self::GrowDiskOnline { .. }
@@ -258,6 +274,8 @@ pub enum StepOutcome {
     Done,
     /// What of a new size took effect.
     Resized(Resized),
+    /// What the VM brought along.
+    TookOver(Box<Carried>),
     /// It takes effect at the next start only, for this reason.
     AtNextStart(String),
 }
@@ -323,7 +341,11 @@ fn decide(desired: Option<&DesiredVm>, observed: &Observed, record: &Record, now
         return tear_down(observed, record, now);
     }
     let view = View { desired, observed, record, now };
+    if let Some(Transit::Arriving { migration }) = desired.transit {
+        return view.arriving(migration);
+    }
     match &observed.process {
+        Process::None if view.leaves() => view.released(),
         Process::None => view.absent(),
         Process::Unknown(error) => {
             let until = now + secs(LOOK_AGAIN_SECONDS);
@@ -360,7 +382,7 @@ fn gate(plan: Plan, desired: Option<&DesiredVm>, record: &Record, now: Timestamp
     }
     let phase = match act {
         Act::Prepare | Act::Start => VmPhase::Failed,
-        Act::Tune | Act::Tidy | Act::Suspend | Act::Stop | Act::TearDown => plan.phase,
+        Act::Tune | Act::Tidy | Act::TakeOver | Act::Suspend | Act::Stop | Act::TearDown => plan.phase,
     };
     match trouble.retry_at {
         Some(at) if at > now => Plan::wait(phase, trouble.reason.clone(), at),
@@ -370,8 +392,16 @@ fn gate(plan: Plan, desired: Option<&DesiredVm>, record: &Record, now: Timestamp
 }
 
 impl View<'_> {
+    /// Where power shall rest; a VM that leaves is halted with its memory saved first.
     fn target(&self) -> PowerTarget {
-        self.desired.vm.power.target
+        match self.desired.vm.power.target {
+            PowerTarget::Running | PowerTarget::Paused if self.leaves() => PowerTarget::Suspended,
+            target => target,
+        }
+    }
+
+    fn leaves(&self) -> bool {
+        matches!(self.desired.transit, Some(Transit::Leaving { .. }))
     }
 
     fn wanted_rescue(&self) -> Option<Digest> {

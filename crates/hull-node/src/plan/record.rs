@@ -10,7 +10,7 @@ use hull_types::{
     digest::Digest,
     error::{Error, ErrorKind},
     flavor::Resources,
-    id::VmId,
+    id::{MigrationId, VmId},
     link::DesiredVm,
     reason::{Reason, ReasonCode},
     units::Bytes,
@@ -154,6 +154,25 @@ pub struct IoTrouble {
     pub next_at: Timestamp,
 }
 
+/// What of a record goes along when its VM goes to another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// The root disk.
+    pub disk: Option<DiskRecord>,
+    /// Saved memory.
+    pub saved: Option<Saved>,
+    /// How it last ended.
+    pub last_exit: Option<Exit>,
+    /// It ended and stays off.
+    pub off: Option<Off>,
+    /// The newest power wish reached or given up.
+    pub power_seq: u64,
+    /// Reboots done.
+    pub reboot_seq: u64,
+    /// Restarts by policy since it last ran well.
+    pub restarts: u32,
+}
+
 /// What a node remembers of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -170,6 +189,8 @@ pub struct Record {
     pub generation: u64,
     /// Nothing is left here.
     pub gone: bool,
+    /// The migration by which it came.
+    pub arrived: Option<MigrationId>,
     /// The root disk.
     pub disk: Option<DiskRecord>,
     /// Root disks of older generations may be here.
@@ -220,6 +241,7 @@ impl Record {
             removed: false,
             generation: 0,
             gone: false,
+            arrived: None,
             disk: None,
             old_disks: false,
             rescue_disk: false,
@@ -242,6 +264,46 @@ impl Record {
     /// What shall be here: none where it shall be torn down.
     pub fn wanted(&self) -> Option<&DesiredVm> {
         self.desired.as_ref().filter(|_| !self.removed)
+    }
+
+    /// Takes what shall be. What failed for a migration's sake says nothing about the next.
+    pub fn hold(&mut self, desired: DesiredVm) {
+        let transit = |desired: Option<&DesiredVm>| desired.and_then(|desired| desired.transit);
+        let held_back = self.trouble.as_ref().is_some_and(|it| matches!(it.act, Act::Suspend | Act::TakeOver));
+        if held_back && transit(self.desired.as_ref()) != desired.transit {
+            self.trouble = None;
+        }
+        self.desired = Some(desired);
+        self.removed = false;
+    }
+
+    /// What goes along to another node.
+    pub fn carried(&self) -> Carried {
+        Carried {
+            disk: self.disk,
+            saved: self.saved,
+            last_exit: self.last_exit.clone(),
+            off: self.off.clone(),
+            power_seq: self.power_seq,
+            reboot_seq: self.reboot_seq,
+            restarts: self.restarts,
+        }
+    }
+
+    fn took_over(&mut self, migration: MigrationId, outcome: StepOutcome) {
+        let StepOutcome::TookOver(carried) = outcome else { return };
+        let Carried { disk, saved, last_exit, off, power_seq, reboot_seq, restarts } = *carried;
+        *self = Self {
+            arrived: Some(migration),
+            disk,
+            saved,
+            last_exit,
+            off,
+            power_seq,
+            reboot_seq,
+            restarts,
+            ..self.clone()
+        };
     }
 
     fn revision(&self) -> u64 {
@@ -283,6 +345,7 @@ impl Record {
                 self.old_disks |= self.disk.is_some();
                 self.disk = Some(DiskRecord { generation: *generation, size: *size });
             }
+            Step::TakeOver { migration } => self.took_over(*migration, outcome),
             Step::RemoveOlderDisks => self.old_disks = false,
             Step::GrowDisk { to } | Step::GrowDiskOnline { to } => {
                 if let Some(disk) = &mut self.disk {
@@ -495,6 +558,9 @@ impl Act {
             Self::Prepare | Self::Start if passes => None,
             Self::Prepare | Self::Start => Some(10),
             Self::Suspend => Some(3),
+            // The guest is halted meanwhile, and goes on where it was once this is given up.
+            Self::TakeOver if matches!(kind, ErrorKind::InsufficientResources | ErrorKind::Invalid) => Some(1),
+            Self::TakeOver => Some(4),
             // A guest that is booting lets go of nothing yet.
             Self::Tune if matches!(kind, ErrorKind::Timeout) => None,
             Self::Tune => Some(5),
@@ -505,7 +571,7 @@ impl Act {
     pub(super) const fn longest_pause(self) -> i64 {
         match self {
             Self::Prepare | Self::Start | Self::Tune | Self::Tidy => 300,
-            Self::Stop | Self::Suspend | Self::TearDown => 30,
+            Self::Stop | Self::Suspend | Self::TakeOver | Self::TearDown => 30,
         }
     }
 }

@@ -58,7 +58,15 @@ pub(crate) fn desired() -> DesiredVm {
         locked: false,
         deleted_at: None,
     };
-    DesiredVm { vm, generation: 1, revision: 1, image: Some(content(1)), rescue_image: None, nics: vec![] }
+    DesiredVm {
+        vm,
+        generation: 1,
+        revision: 1,
+        image: Some(content(1)),
+        rescue_image: None,
+        nics: vec![],
+        transit: None,
+    }
 }
 
 /// The host.

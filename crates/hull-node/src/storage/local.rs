@@ -162,7 +162,7 @@ async fn qemu_img(args: &[&OsStr]) -> Result<()> {
 }
 
 /// The generation a root disk's file name tells.
-fn generation_of(name: &str) -> Option<u64> {
+pub(crate) fn generation_of(name: &str) -> Option<u64> {
     let stem = name.strip_prefix("root-")?;
     stem.strip_suffix(".qcow2").or_else(|| stem.strip_suffix(".raw"))?.parse().ok()
 }

@@ -13,6 +13,7 @@ mod seed;
 
 pub use cache::ImageCache;
 pub use local::LocalDisks;
+pub(crate) use local::generation_of;
 
 /// Brings an image's bytes to this host.
 #[async_trait]

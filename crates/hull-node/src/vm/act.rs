@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hull_types::{
     error::{Error, ErrorKind, Result},
+    id::MigrationId,
     image::ImageContent,
     link::{DesiredNic, DesiredVm},
     reason::ReasonCode,
@@ -12,7 +13,7 @@ use hull_types::{
 use super::{Task, metadata, records::SAVED_MEMORY};
 use crate::{
     hypervisor::{DiskSpec, KernelSpec, NicSpec, Plugged, Vmm, VmmSpec},
-    plan::{Start, Step, StepOutcome},
+    plan::{Start, Step, StepOutcome, record::Carried},
 };
 
 /// Why a step failed.
@@ -35,6 +36,14 @@ fn of_disk(error: Error) -> Failure {
     Failure { code, error }
 }
 
+fn of_handover(error: Error) -> Failure {
+    let code = match error.kind {
+        ErrorKind::InsufficientResources => ReasonCode::DiskFull,
+        _ => ReasonCode::Migrating,
+    };
+    Failure { code, error }
+}
+
 fn of_hypervisor(error: Error) -> Failure {
     let code = match error.kind {
         ErrorKind::InsufficientResources => ReasonCode::OutOfMemory,
@@ -49,6 +58,8 @@ pub(super) const fn limit(step: &Step) -> Duration {
     Duration::from_secs(match step {
         // Images are fetched over the network, memory is written to disk.
         Step::PrepareDisk { .. } => 3600,
+        // A migration has a deadline of its own.
+        Step::TakeOver { .. } => 24 * 3600,
         Step::Save => 600,
         Step::Start(_) => 180,
         _ => 60,
@@ -58,6 +69,7 @@ pub(super) const fn limit(step: &Step) -> Duration {
 pub(super) fn too_long(step: &Step, limit: Duration) -> Failure {
     let what = match step {
         Step::PrepareDisk { .. } => "making its disk",
+        Step::TakeOver { .. } => "fetching it from the other node",
         Step::Save => "saving its memory",
         Step::Start(_) => "starting its hypervisor",
         _ => "a change",
@@ -76,6 +88,10 @@ impl Task {
                 if let Some(image) = self.wanted()?.image.clone() {
                     Box::pin(disks.root(vm, *generation, &image, *size)).await.map_err(of_disk)?;
                 }
+            }
+            Step::TakeOver { migration } => {
+                let carried = self.take_over(*migration).await.map_err(of_handover)?;
+                return Ok(StepOutcome::TookOver(Box::new(carried)));
             }
             Step::RemoveOlderDisks => {
                 let generation = self.record.disk.map_or(0, |disk| disk.generation);
@@ -100,6 +116,13 @@ impl Task {
             _ => return self.on_process(step).await,
         }
         Ok(StepOutcome::Done)
+    }
+
+    async fn take_over(&self, migration: MigrationId) -> Result<Carried> {
+        let none = || Error::unsupported("a VM comes from another node by the server only");
+        let server = self.shared.server.as_ref().ok_or_else(none)?;
+        let mut from = server.handover(migration).await?;
+        self.shared.drivers.handover.take(self.record.vm, &mut from).await
     }
 
     /// Steps that ask something of the process.

@@ -29,11 +29,13 @@ use tokio::{
 
 use crate::{
     hypervisor::{PluggedNic, RunState, Vmm},
+    link::Connector,
     node::{Drivers, networks::Keeper},
     plan::{Act, Note, Observed, Plan, Process, Step, plan, record::Record, stamp::Stamp},
 };
 
 mod act;
+pub mod handover;
 pub mod records;
 mod status;
 
@@ -79,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) boot_id: String,
     pub(crate) drivers: Drivers,
     pub(crate) networks: Keeper,
+    /// The way to the server; none for a node that is worked by hand.
+    pub(crate) server: Option<Arc<dyn Connector>>,
     pub(crate) reports: mpsc::UnboundedSender<Report>,
 }
 
@@ -211,8 +215,7 @@ impl Task {
             What::Hold(desired) => {
                 let known = self.record.desired.as_ref().map_or((0, 0), |known| (known.generation, known.revision));
                 if (desired.generation, desired.revision) >= known {
-                    self.record.desired = Some(*desired);
-                    self.record.removed = false;
+                    self.record.hold(*desired);
                 }
             }
         }
@@ -289,8 +292,8 @@ impl Task {
         let limit = act::limit(step);
         let effect = tokio::select! {
             effect = timeout(limit, self.effect(step)) => effect.unwrap_or_else(|_| Err(act::too_long(step, limit))),
-            // Fetching an image may take long; whoever deletes the VM meanwhile does not wait for it.
-            () = told_to_go(self.wishes.clone()), if step.act() == Some(Act::Prepare) => return Ok(()),
+            // Fetching an image, or a VM, may take long; whoever deletes it meanwhile does not wait for that.
+            () = told_to_go(self.wishes.clone()), if matches!(step.act(), Some(Act::Prepare | Act::TakeOver)) => return Ok(()),
         };
         let now = self.shared.now();
         match effect {

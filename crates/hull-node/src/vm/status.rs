@@ -49,6 +49,7 @@ pub(super) fn status(record: &Record, plan: &Plan, context: Context, before: Opt
         pending: started.map(|_| record.pending()).unwrap_or_default(),
         last_exit: record.last_exit.clone(),
         restarts: record.restarts,
+        migration: desired.transit.map(hull_types::migration::Transit::migration),
         failures: record.trouble.as_ref().map_or(0, |trouble| trouble.alike),
         at: context.now,
     })

@@ -17,7 +17,7 @@ use futures::{SinkExt, StreamExt};
 use hull_types::{
     digest::Digest,
     error::{Error, Result},
-    id::{NodeId, StreamId},
+    id::{MigrationId, NodeId, StreamId},
     link::{FromNode, JoinRequest, Joined, RenewRequest, ToNode},
 };
 use tokio::sync::mpsc;
@@ -53,6 +53,7 @@ pub(crate) fn routes(door: Door) -> Router {
         .route("/node/v1/renew", post(renew))
         .route("/node/v1/link", any(link))
         .route("/node/v1/streams/{id}", any(stream))
+        .route("/node/v1/handovers/{migration}", any(handover))
         .route("/node/v1/images/{digest}", get(image))
         .with_state(door)
 }
@@ -149,6 +150,17 @@ async fn stream(
     let (near, far) = tokio::io::duplex(STREAM);
     door.app.hub().accept_stream(node, id, Box::new(far))?;
     Ok(up.on_upgrade(move |socket| pipe::pipe(socket, Box::new(near), std::future::pending())))
+}
+
+/// A node fetches a VM that goes to it.
+async fn handover(
+    State(door): State<Door>,
+    peer: Option<Extension<Peer>>,
+    Path(migration): Path<MigrationId>,
+    up: WebSocketUpgrade,
+) -> Answer<Response> {
+    let from = door.app.hub().handover(node(peer)?, migration).await?;
+    Ok(up.on_upgrade(move |socket| pipe::pipe(socket, from, std::future::pending())))
 }
 
 /// An image's stored bytes, by their name.

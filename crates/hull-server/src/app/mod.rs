@@ -17,6 +17,7 @@ pub mod guest;
 pub mod image;
 pub mod keypair;
 pub mod list;
+pub mod migration;
 pub mod network;
 pub mod node;
 pub mod oidc;
@@ -106,6 +107,8 @@ pub struct App {
     pub(crate) settings: Settings,
     pub(crate) refusals: audit::Refusals,
     turns: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
+    /// Whoever gives VMs their nodes holds it, so that room is never promised twice.
+    pub(crate) placing: tokio::sync::Mutex<()>,
     receiving: Arc<Mutex<HashSet<ImageId>>>,
     door: OnceLock<Door>,
     passwords: password::Hasher,
@@ -145,6 +148,7 @@ impl App {
             settings,
             refusals: audit::Refusals::default(),
             turns: Mutex::default(),
+            placing: tokio::sync::Mutex::default(),
             receiving: Arc::default(),
             door: OnceLock::new(),
             passwords: password::Hasher::default(),

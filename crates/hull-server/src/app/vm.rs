@@ -157,7 +157,8 @@ pub(crate) fn deleting<T>(state: &State, vm: &Vm, decide: impl FnOnce(&Deleting<
     let floating_ips = ports.iter().flat_map(|port| state.floating_ips_of(port.id));
     let floating_ips: Vec<FloatingIp> = floating_ips.map(|floating| FloatingIp::clone(&floating.value)).collect();
     let usage = usage(state, vm.meta.project);
-    decide(&Deleting { vm, placement, ports: &ports, floating_ips: &floating_ips, usage })
+    let migration = state.migration_of(vm.id).map(|migration| &*migration.value);
+    decide(&Deleting { vm, placement, migration, ports: &ports, floating_ips: &floating_ips, usage })
 }
 
 /// A kernel as a request names it, found.

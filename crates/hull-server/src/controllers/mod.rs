@@ -7,6 +7,7 @@
 //! | [`scheduler`] | every VM that wants a node has one, or a reason why not |
 //! | [`collector`] | what was deleted goes: VMs whose nodes are done or silent, image records and their bytes |
 //! | [`gateways`] | each node that holds a router which leads out has an end of it outside, or the router says why not |
+//! | [`migrations`] | a migration that cannot be done any more is given up |
 //! | [`importer`] | an image with a URL is fetched; an import nobody works on is begun again or failed |
 //! | [`keys`] | a key that signs tokens is followed by a new one each day; spent ones go, and so do sessions ended long ago |
 //! | [`retention`] | history, the audit and replays do not grow for ever; expired join tokens go |
@@ -17,6 +18,7 @@ pub mod collector;
 pub mod gateways;
 pub mod importer;
 pub mod keys;
+pub mod migrations;
 pub mod retention;
 pub mod scheduler;
 
@@ -40,6 +42,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
         repeat(&app, &stop, "scheduler", PERIOD, true, || scheduler::round(&app)),
         repeat(&app, &stop, "collector", PERIOD, true, || collector::round(&app)),
         repeat(&app, &stop, "gateways", PERIOD, true, || gateways.round(&app)),
+        repeat(&app, &stop, "migrations", PERIOD, true, || migrations::round(&app)),
         repeat(&app, &stop, "importer", PERIOD, true, || importer.round()),
         repeat(&app, &stop, "keys", keys::PERIOD, false, || keys::round(&app)),
         repeat(&app, &stop, "retention", retention::PERIOD, false, || retention::round(&app)),

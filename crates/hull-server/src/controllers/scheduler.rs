@@ -16,6 +16,10 @@ use crate::{
 /// the ones before have taken.
 pub async fn round(app: &App) -> Result<()> {
     let waiting: Vec<VmId> = app.cache.read(|state| state.unplaced().filter(|&vm| wants(state, vm)).collect());
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let _turn = app.placing.lock().await;
     for vm in waiting {
         place(app, vm).await?;
     }

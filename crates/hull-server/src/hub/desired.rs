@@ -15,11 +15,12 @@ use hull_types::{
         Desired, DesiredFloatingIp, DesiredGateway, DesiredGroup, DesiredNetwork, DesiredNic, DesiredPort,
         DesiredRouter, DesiredRouterSubnet, DesiredSubnet, DesiredVm, PortPlace,
     },
+    migration::{Moving, Transit},
     network::{Network, Subnet, Uplink},
     port::Port,
     router::{Router, RouterGateway},
     security_group::Remote,
-    vm::{ImageRef, Vm},
+    vm::{ImageRef, Vm, VmPhase},
 };
 use ipnet::IpNet;
 
@@ -30,22 +31,35 @@ use crate::state::{
     view::{Changed, State},
 };
 
-/// A VM as its node shall hold it; none where it is not placed on this node.
+/// A VM as its node shall hold it; none where it neither is placed on this node nor may be fetched by it.
 pub fn vm(state: &State, node: NodeId, id: VmId) -> Option<DesiredVm> {
     let placement = state.placement(id)?;
-    if placement.node != Some(node) {
-        return None;
-    }
     let vm = state.vms.get(id)?;
+    let leaving = placement.leaving();
+    let (generation, transit) = if placement.node == Some(node) {
+        (placement.generation, leaving.map(|moving| Transit::Leaving { migration: moving.migration }))
+    } else {
+        let moving =
+            leaving.filter(|moving| moving.to == node && vm.deleted_at.is_none() && held(state, vm, moving))?;
+        (placement.generation + 1, Some(Transit::Arriving { migration: moving.migration }))
+    };
     let rescue = vm.rescue.as_ref().map(|rescue| &rescue.image);
     Some(DesiredVm {
         vm: Vm::clone(&vm.value),
-        generation: placement.generation,
+        generation,
         revision: vm.revision,
         image: vm.boot.image.as_ref().and_then(|image| content(state, image)),
         rescue_image: rescue.and_then(|image| content(state, image)),
         nics: ports(state, vm).map(|port| DesiredNic { port: port.id, network: port.network, mac: port.mac }).collect(),
+        transit,
     })
+}
+
+/// Whether its node holds a VM for the one it goes to.
+fn held(state: &State, vm: &Vm, moving: &Moving) -> bool {
+    state
+        .status(vm.id)
+        .is_some_and(|status| status.phase == VmPhase::Released && status.migration == Some(moving.migration))
 }
 
 fn content(state: &State, image: &ImageRef) -> Option<ImageContent> {
@@ -254,6 +268,7 @@ struct Stamp {
     image: bool,
     rescue_image: bool,
     nics: Vec<DesiredNic>,
+    transit: Option<Transit>,
 }
 
 /// What a node has been told.
@@ -305,7 +320,8 @@ impl Told {
     fn full(&mut self, state: &State) -> Desired {
         *self = Self { at: self.at, ..Self::new(self.node) };
         let mut desired = Desired { full: true, ..Desired::default() };
-        let suspects = Suspects { vms: state.vms_on(self.node).collect(), networks: BTreeSet::new(), topology: true };
+        let vms = state.vms_on(self.node).chain(state.vms_coming(self.node)).collect();
+        let suspects = Suspects { vms, networks: BTreeSet::new(), topology: true };
         self.tell(state, suspects, &mut desired);
         desired
     }
@@ -320,6 +336,10 @@ impl Told {
                     suspects.vms.insert(vm);
                     suspects.networks.extend(state.vms.get(vm).into_iter().flat_map(|vm| networks_of(state, vm)));
                     suspects.topology = true;
+                }
+                // Its node may hold it for this one now.
+                Kind::VmStatus => {
+                    _ = state.vms_coming(self.node).find(|vm| vm.0 == change.id).map(|vm| suspects.vms.insert(vm))
                 }
                 Kind::Port => match state.ports.get(change.id) {
                     Some(port) => {
@@ -397,6 +417,7 @@ impl Told {
                     image: vm.image.is_some(),
                     rescue_image: vm.rescue_image.is_some(),
                     nics: vm.nics.clone(),
+                    transit: vm.transit,
                 };
                 if self.vms.get(&id) != Some(&stamp) {
                     self.vms.insert(id, stamp);

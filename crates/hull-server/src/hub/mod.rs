@@ -7,6 +7,7 @@
 //!        ── Vm, Status ────>│ reports: of the current generation only, then into the store
 //!        <─ Call / Reply ──>│ calls with deadlines
 //!        ── streams/{id} ──>  dialled back by the node, joined to whoever asked for the stream
+//!        ── handovers/{id} ─> the node a VM goes to asks for it; joined to a stream from the node it leaves
 //! ```
 //!
 //! A link carries no state of its own: a node that comes back is told everything again. A second link of the same node
@@ -28,7 +29,7 @@ use std::{
 use hull_store::Store;
 use hull_types::{
     error::{Error, Result},
-    id::{NodeId, StreamId, VmId},
+    id::{MigrationId, NodeId, StreamId, VmId},
     link::{FromNode, NodeCall, NodeReply, StreamTarget, ToNode},
 };
 use tokio::{
@@ -154,6 +155,22 @@ impl Hub {
             streams.remove(&stream)
         };
         expected.ok_or_else(refusal)?.joined.send(io).map_err(|_| refusal())
+    }
+
+    /// Opens a stream of all that a VM is, for the node it goes to, from the one it leaves.
+    ///
+    /// # Errors
+    /// `NotFound` where no VM goes to this node by this migration; as [`Hub::open_stream`].
+    pub async fn handover(&self, node: NodeId, migration: MigrationId) -> Result<Box<dyn Io>> {
+        let found = self.cache.read(|state| {
+            let vm = state.migrations.get(migration)?.vm;
+            let placement = state.placement(vm)?;
+            let goes = placement.leaving().is_some_and(|moving| moving.migration == migration && moving.to == node);
+            placement.node.filter(|_| goes).map(|from| (vm, from))
+        });
+        let none = || Error::not_found(format!("no VM goes to this node by migration {migration}"));
+        let (vm, from) = found.ok_or_else(none)?;
+        self.open_stream(from, vm, StreamTarget::Handover { migration }).await
     }
 
     /// Ends every link.

@@ -59,6 +59,8 @@ kinds! {
     Placement = "placement";
     /// What nodes say of VMs, by VM.
     VmStatus = "vm-status";
+    /// Migrations.
+    Migration = "migration";
     /// Nodes.
     Node = "node";
     /// What nodes say of themselves, by node.

@@ -13,6 +13,7 @@ use hull_types::{
     id::ProjectId,
     image::Image,
     keypair::Keypair,
+    migration::Migration,
     name::Name,
     network::{Network, Subnet},
     node::Node,
@@ -96,6 +97,7 @@ nouns! {
     SecurityGroup, "security group", |it| Some(it.meta.project), Some(&it.meta.name);
     Port, "port", |it| Some(it.meta.project), Some(&it.meta.name);
     Vm, "VM", |it| Some(it.meta.project), Some(&it.meta.name);
+    Migration, "migration", |_it| None, None;
     Node, "node", |it| None, Some(&it.name);
     Token, "token", |it| None, Some(&it.name);
     JoinToken, "join token", |_it| None, None;

@@ -15,6 +15,7 @@ use hull_types::{
     id::{ImageId, NetworkId, NodeId, PortId, ProjectId, RouterId, SecurityGroupId, VmId},
     image::Image,
     keypair::Keypair,
+    migration::Migration,
     network::{Network, Subnet},
     node::{Node, NodeStatus},
     port::Port,
@@ -39,20 +40,8 @@ use crate::app::image::Promise;
 pub struct Load {
     /// VMs.
     pub vms: u64,
-    /// Their sizes, summed.
+    /// Their sizes, summed, and of those that are on their way to it.
     pub room: Room,
-}
-
-impl Load {
-    fn add(&mut self, size: &Resources) {
-        self.vms += 1;
-        self.room = self.room.plus(Room::of(size));
-    }
-
-    fn sub(&mut self, size: &Resources) {
-        self.vms = self.vms.saturating_sub(1);
-        self.room = self.room.minus(Room::of(size));
-    }
 }
 
 /// One document that changed, as watchers of a noun follow it.
@@ -85,6 +74,7 @@ pub struct State {
     pub groups: Table<SecurityGroup>,
     pub ports: Table<Port>,
     pub vms: Table<Vm>,
+    pub migrations: Table<Migration>,
     pub nodes: Table<Node>,
     pub events: Table<Event>,
     pub tokens: Table<Token>,
@@ -98,6 +88,7 @@ pub struct State {
     promises: HashMap<Uuid, Doc<Promise>>,
     loads: HashMap<Uuid, Load>,
     by_node: BTreeMap<Uuid, BTreeSet<Uuid>>,
+    coming: BTreeMap<Uuid, BTreeSet<Uuid>>,
     unplaced: BTreeSet<Uuid>,
     deleted: BTreeSet<Uuid>,
     by_network: BTreeMap<Uuid, BTreeSet<Uuid>>,
@@ -150,6 +141,21 @@ impl State {
     /// The VMs placed on a node.
     pub fn vms_on(&self, node: NodeId) -> impl Iterator<Item = VmId> + '_ {
         self.by_node.get(&node.0).into_iter().flatten().map(|&id| VmId(id))
+    }
+
+    /// The VMs on their way to a node.
+    pub fn vms_coming(&self, node: NodeId) -> impl Iterator<Item = VmId> + '_ {
+        self.coming.get(&node.0).into_iter().flatten().map(|&id| VmId(id))
+    }
+
+    /// The VMs on their way to another node.
+    pub fn leaving(&self) -> impl Iterator<Item = VmId> + '_ {
+        self.coming.values().flatten().map(|&id| VmId(id))
+    }
+
+    /// A VM's present migration.
+    pub fn migration_of(&self, vm: VmId) -> Option<&Doc<Migration>> {
+        self.migrations.get(self.placement(vm)?.moving?.migration)
     }
 
     /// The VMs without a node.
@@ -235,6 +241,7 @@ impl State {
             Kind::Router => project = self.apply_router(change, id)?,
             Kind::FloatingIp => project = self.apply_floating_ip(change, id)?,
             Kind::SecurityGroup => project = self.apply_group(change, id)?,
+            Kind::Migration => project = table(&mut self.migrations, change, id)?,
             Kind::Node => project = table(&mut self.nodes, change, id)?,
             Kind::Event => project = table(&mut self.events, change, id)?,
             Kind::Join => project = table(&mut self.joins, change, id)?,
@@ -407,28 +414,45 @@ impl State {
         id: Uuid,
         change: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if let Some((node, size)) = self.share(id) {
-            self.loads.entry(node).or_default().sub(&size);
-            remove(&mut self.by_node, node, &id);
+        for Share { node, size, coming } in self.shares(id) {
+            let load = self.loads.entry(node).or_default();
+            load.room = load.room.minus(Room::of(&size));
+            load.vms -= u64::from(!coming);
+            remove(if coming { &mut self.coming } else { &mut self.by_node }, node, &id);
         }
         let outcome = change(self);
-        match self.share(id) {
-            Some((node, size)) => {
-                self.loads.entry(node).or_default().add(&size);
-                self.by_node.entry(node).or_default().insert(id);
-                self.unplaced.remove(&id);
-            }
-            None if self.vms.get(id).is_some() => _ = self.unplaced.insert(id),
-            None => _ = self.unplaced.remove(&id),
+        for Share { node, size, coming } in self.shares(id) {
+            let load = self.loads.entry(node).or_default();
+            load.room = load.room.plus(Room::of(&size));
+            load.vms += u64::from(!coming);
+            let index = if coming { &mut self.coming } else { &mut self.by_node };
+            index.entry(node).or_default().insert(id);
+        }
+        let placed = self.placements.get(&id).is_some_and(|placement| placement.node.is_some());
+        if self.vms.get(id).is_some() && !placed {
+            self.unplaced.insert(id);
+        } else {
+            self.unplaced.remove(&id);
         }
         outcome
     }
 
-    /// What a VM takes of which node.
-    fn share(&self, id: Uuid) -> Option<(Uuid, Resources)> {
-        let node = self.placements.get(&id)?.node?;
-        Some((node.0, self.vms.get(id)?.resources))
+    /// What a VM takes of which nodes: of the one it is placed on, and of the one it goes to.
+    fn shares(&self, id: Uuid) -> Vec<Share> {
+        let (Some(placement), Some(vm)) = (self.placements.get(&id), self.vms.get(id)) else { return Vec::new() };
+        let size = vm.resources;
+        let on = placement.node.map(|node| Share { node: node.0, size, coming: false });
+        let to = placement.leaving().map(|moving| Share { node: moving.to.0, size, coming: true });
+        on.into_iter().chain(to).collect()
     }
+}
+
+/// What a VM takes of a node.
+struct Share {
+    node: Uuid,
+    size: Resources,
+    /// Whether it is not there yet.
+    coming: bool,
 }
 
 /// The image bytes a VM needs.

@@ -47,6 +47,7 @@ pub(crate) fn status(node: NodeId) -> NodeStatus {
     NodeStatus {
         node,
         facts: NodeFacts {
+            cpu_model: None,
             hostname: "host".into(),
             hull_version: "0".into(),
             qemu_version: None,
@@ -202,6 +203,7 @@ pub(crate) fn fulfilled(node: NodeId, desired: &DesiredVm) -> VmStatus {
         pending: Vec::new(),
         last_exit: None,
         restarts: 0,
+        migration: None,
         failures: 0,
         at: Timestamp::now(),
     }

@@ -10,6 +10,7 @@
 //! ("a second hypervisor for one disk") is written down in [`Host::broken`].
 
 mod disks;
+mod handover;
 mod hypervisor;
 mod machine;
 mod networks;
@@ -205,6 +206,7 @@ impl hull_node::host::Host for Doors {
     async fn facts(&self) -> Result<hull_node::host::HostFacts> {
         self.alive().await;
         Ok(hull_node::host::HostFacts {
+            cpu_model: None,
             hostname: self.host.name.clone(),
             kernel: "6.1.0-sim".to_owned(),
             cpus: 64,

@@ -483,6 +483,17 @@ pub struct NodeUpdate {
     pub maintenance: Option<bool>,
 }
 
+/// `POST /v1/migrations`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationCreate {
+    /// The VM, by name or id.
+    pub vm: String,
+    /// The node it shall go to, by name or id; the scheduler chooses where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
 /// `POST /v1/tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,0 +1,28 @@
+//! Plans of a VM on its way from one node to another.
+
+use super::*;
+
+impl View<'_> {
+    /// On the node it leaves, without a process: once the end of the last one is settled it is held as it is.
+    pub(super) fn released(&self) -> Plan {
+        let held = || Plan::rest(VmPhase::Released, self.reason(ReasonCode::Migrating, "held for the node it goes to"));
+        self.settle().unwrap_or_else(held)
+    }
+
+    /// On the node it goes to, which does not have it yet.
+    pub(super) fn arriving(&self, migration: MigrationId) -> Plan {
+        let record = self.record;
+        match record.arrived {
+            Some(arrived) if arrived == migration => {
+                let reason = self.reason(ReasonCode::Migrating, "all of it is here, and it is to become this node's");
+                Plan::rest(VmPhase::Arrived, reason)
+            }
+            // Of an attempt that was given up.
+            None if record.disk.is_none() && record.saved.is_none() && self.observed.process == Process::None => {
+                let reason = self.reason(ReasonCode::Migrating, "its disk and memory are being fetched");
+                Plan::step(Step::TakeOver { migration }, VmPhase::Arriving, reason)
+            }
+            _ => tear_down(self.observed, record, self.now),
+        }
+    }
+}
