@@ -19,7 +19,7 @@ use hull_node::{
     link::{Connector, Dialled, in_process},
     network::{LinuxNetworks, NetworksConfig},
     storage::{ImageSource, LocalDisks},
-    vm::records::FileRecords,
+    vm::{handover::FileHandover, records::FileRecords},
 };
 use hull_testkit::guest::{READY, TinyGuest};
 use hull_types::{
@@ -100,6 +100,7 @@ impl World {
             networks: Arc::new(LinuxNetworks::new(networks).unwrap()),
             disks: Arc::new(LocalDisks::new(dir.join("disks"), images.clone())),
             images,
+            handover: Arc::new(FileHandover::new(dir.join("disks"), dir)),
             records: Arc::new(FileRecords::new(dir)),
             host: Arc::new(LocalHost::new(dir)),
             clock: Arc::new(SystemClock::new()),
