@@ -1,8 +1,9 @@
 //! A node on a host in memory, its server played by the test. Time is virtual: waiting costs nothing.
 
 use hull_types::{
-    id::{PortId, StreamId},
+    id::{MigrationId, PortId, StreamId},
     link::{DesiredNetwork, DesiredNic, DesiredRouterSubnet, NodeReply, StreamTarget},
+    migration::Transit,
     network::{Mac, Uplink},
     reason::ReasonCode,
     vm::{ExitCause, PowerTarget, VmPhase},
@@ -486,4 +487,54 @@ async fn a_machine_suspended_with_one_nic_and_resumed_with_another_ends_up_with_
     let process = host.with(|state| state.processes[&vm.vm.id].clone());
     assert_eq!(process.changes.lock().unwrap().made, ["+02:00:00:00:00:02", &format!("-{}", nic(1).port)]);
     node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_goes_from_node_to_node_by_their_server() {
+    let migration = MigrationId(Uuid::from_u128(99));
+    let (old_host, mut old, old_node, vm) = running().await;
+    let hand_over = |migration| NodeCall::OpenStream {
+        stream: StreamId(Uuid::from_u128(77)),
+        vm: vm.vm.id,
+        target: StreamTarget::Handover { migration },
+    };
+    assert!(old.call(hand_over(migration)).await.unwrap_err().detail.contains("not held"), "it runs");
+    let leaves = DesiredVm { transit: Some(Transit::Leaving { migration }), ..vm.clone() };
+    old.tell(all(&[&leaves])).await;
+    let status = old.until_phase(&leaves, VmPhase::Released).await;
+    assert_eq!((status.migration, status.vmm, status.generation), (Some(migration), None, 1));
+    let another = MigrationId(Uuid::from_u128(98));
+    assert!(old.call(hand_over(another)).await.is_err(), "it is held for one");
+
+    let (new_host, mut new) = (FakeHost::new(), Server::new());
+    let new_node = start(&new_host, &new).await;
+    new.accept().await;
+    let comes = DesiredVm { generation: 2, transit: Some(Transit::Arriving { migration }), ..vm.clone() };
+    new.tell(all(&[&comes])).await;
+    let Some(Dialled::Handover { migration: asked, stream: mut to }) = new.dialled.recv().await else { panic!("none") };
+    assert_eq!(asked, migration);
+    old.call(hand_over(migration)).await.unwrap();
+    let Some(Dialled::Stream { stream: mut from, .. }) = old.dialled.recv().await else { panic!("no stream") };
+    tokio::io::copy(&mut from, &mut to).await.unwrap();
+    drop(to);
+    let status = new.until_phase(&comes, VmPhase::Arrived).await;
+    assert_eq!((status.migration, status.generation), (Some(migration), 2));
+    assert!(new_host.with(|state| state.processes.is_empty()), "it is not this node's yet");
+
+    let own = DesiredVm { transit: None, ..comes };
+    new.tell(all(&[&own])).await;
+    let status = new.until(&own, |status| status.phase == VmPhase::Running && status.migration.is_none()).await;
+    assert_eq!(status.power_seq, vm.vm.power.seq);
+    old.tell(all(&[])).await;
+    let gone = || old_host.with(|state| state.disks.is_empty() && state.records.is_empty());
+    timeout(Duration::from_secs(60), async {
+        while !gone() {
+            tokio::task::yield_now().await;
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .unwrap();
+    old_node.shutdown().await;
+    new_node.shutdown().await;
 }

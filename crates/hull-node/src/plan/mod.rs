@@ -64,6 +64,9 @@ mod tests;
 mod transit;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod transit_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 pub(crate) mod world;
 
 use record::{Ask, Carried, Record};

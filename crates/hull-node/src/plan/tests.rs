@@ -419,6 +419,7 @@ enum Event {
     Nics(Vec<u8>),
     Policy(RestartPolicy),
     Placed,
+    Leaves(bool),
     State(RunState),
     Died,
     Vanished,
@@ -450,6 +451,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => proptest::collection::vec(1u8..5, 0..4).prop_map(Event::Nics),
         1 => policy.prop_map(Event::Policy),
         1 => Just(Event::Placed),
+        2 => any::<bool>().prop_map(Event::Leaves),
         3 => state.prop_map(Event::State),
         1 => Just(Event::Died),
         1 => Just(Event::Vanished),
@@ -485,6 +487,10 @@ fn happen(world: &mut World, event: Event) {
             world.wish(|desired| desired.nics = nics);
         }
         Event::Policy(policy) => drop(world.wish(|desired| desired.vm.restart = policy).plan()),
+        Event::Leaves(leaves) => {
+            let migration = hull_types::id::MigrationId(uuid::Uuid::nil());
+            world.transit(leaves.then_some(Transit::Leaving { migration }));
+        }
         Event::Placed => drop(world.wish(|desired| desired.generation += 1).plan()),
         // A machine halted after a save or for a restore does not run by itself.
         Event::State(state) if alive && world.record.saved.is_none() => drop(world.set(state).plan()),
@@ -532,7 +538,7 @@ proptest! {
         if world.state() == Some(&RunState::Hung) {
             world.set(RunState::Running);
         }
-        world.power(last).until_rest();
+        world.transit(None).power(last).until_rest();
         prop_assert_eq!(world.broken, None);
         let plan = world.plan();
         match last {

@@ -17,7 +17,10 @@ use hull_types::{
 };
 use uuid::Uuid;
 
-use super::{record::Record, *};
+use super::{
+    record::{Carried, Record},
+    *,
+};
 
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).unwrap()
@@ -90,6 +93,8 @@ pub(super) struct World {
     pub(super) nics: Vec<PluggedNic>,
     /// NICs of the saved machine.
     pub(super) saved_nics: Vec<PluggedNic>,
+    /// What a VM that comes brings along.
+    pub(super) brings: Option<Carried>,
     /// Why NICs can neither come nor go while it runs.
     pub(super) fixed: Option<&'static str>,
 }
@@ -112,6 +117,7 @@ impl World {
             failing: None,
             nics: vec![],
             saved_nics: vec![],
+            brings: None,
             fixed: None,
         }
     }
@@ -130,6 +136,13 @@ impl World {
         change(&mut self.desired);
         self.desired.revision += 1;
         self.record.desired = Some(self.desired.clone());
+        self
+    }
+
+    /// Its part in a migration is another. The wish is the same.
+    pub(super) fn transit(&mut self, transit: Option<Transit>) -> &mut Self {
+        self.desired.transit = transit;
+        self.record.hold(self.desired.clone());
         self
     }
 
@@ -247,6 +260,7 @@ impl World {
             Step::Resize { to } => {
                 return StepOutcome::Resized(Resized { now: Some(*to), pending: vec![] });
             }
+            Step::TakeOver { .. } => return StepOutcome::TookOver(Box::new(self.brings.clone().unwrap())),
             Step::AttachNic { .. } | Step::DetachNic { .. } if self.fixed.is_some() => {
                 return StepOutcome::AtNextStart(self.fixed.unwrap().to_owned());
             }

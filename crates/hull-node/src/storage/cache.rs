@@ -211,7 +211,7 @@ fn remove(path: &Path) -> Result<()> {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use hull_types::id::StreamId;
+    use hull_types::id::{MigrationId, StreamId};
     use tokio::io::AsyncRead;
 
     use super::*;
@@ -229,6 +229,9 @@ mod tests {
         }
         async fn open_stream(&self, _: StreamId) -> Result<Box<dyn ByteStream>> {
             Err(Error::unavailable("no streams here"))
+        }
+        async fn handover(&self, _: MigrationId) -> Result<Box<dyn ByteStream>> {
+            Err(Error::unavailable("no VMs here"))
         }
         async fn image(&self, _: Digest) -> Result<Box<dyn AsyncRead + Send + Unpin>> {
             self.asked.fetch_add(1, Ordering::SeqCst);

@@ -23,6 +23,9 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {}
 
+/// How long nodes have to find a server that has started: they dial again at least so often, and look at their hosts first.
+const NODES_ANSWER_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
+
 /// How well something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -258,8 +261,9 @@ async fn server(client: &Client, data: &Path) -> Vec<Finding> {
         let found = format!("version {}, this command is {own}", status.version);
         Finding::warning("server", found, "install the same version on both sides")
     }];
+    let up = hull_types::Timestamp::now().duration_since(status.started_at);
     match client.nouns("nodes").list::<NodeView>(&[]).await {
-        Ok(nodes) => findings.extend(nodes.iter().flat_map(node)),
+        Ok(nodes) => findings.extend(nodes.iter().flat_map(|view| node(view, up < NODES_ANSWER_WITHIN))),
         Err(error) => findings.push(Finding::warning("nodes", error.to_string(), "a system reader may see them")),
     }
     findings
@@ -274,9 +278,14 @@ fn resting_store(data: &Path) -> Option<Finding> {
     })
 }
 
-/// A node's own conditions are its doctor's findings.
-fn node(view: &NodeView) -> Vec<Finding> {
+/// A node's own conditions are its doctor's findings. One that does not answer a server that has just started may still
+/// be looking at its own host.
+fn node(view: &NodeView, server_is_new: bool) -> Vec<Finding> {
     let name = &view.node.name;
+    if !view.ready && server_is_new {
+        let found = format!("{name} has not answered yet; Hull has only just started");
+        return vec![Finding::warning("node", found, "ask again in half a minute")];
+    }
     if !view.ready {
         let since = view.status.as_ref().map(|status| format!(" since {}", status.at)).unwrap_or_default();
         return vec![Finding::broken(
@@ -311,6 +320,18 @@ mod tests {
     fn a_missing_program_names_its_package() {
         let finding = program_found("no-such-program", "some-package");
         assert_eq!((finding.verdict, finding.mend.as_deref()), (Verdict::Broken, Some("apt install some-package")));
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_is_broken_once_it_has_had_time() {
+        let node: hull_types::node::Node = serde_json::from_value(serde_json::json!({
+            "id": uuid::Uuid::nil(), "name": "n1", "joined_at": "2026-01-01T00:00:00Z"
+        }))
+        .unwrap();
+        let allocated = hull_types::flavor::Resources { vcpus: 0, memory: Bytes::ZERO, disk: Bytes::ZERO };
+        let view = NodeView { node, ready: false, status: None, allocated, vms: 0 };
+        let verdicts = [true, false].map(|new| super::node(&view, new)[0].verdict);
+        assert_eq!(verdicts, [Verdict::Warning, Verdict::Broken]);
     }
 
     #[test]

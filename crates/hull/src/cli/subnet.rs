@@ -51,6 +51,7 @@ pub(crate) struct Create {
     /// Its name
     name: Name,
     /// The range: IPv4 from /8 to /30, or an IPv6 /64
+    #[arg(value_parser = range)]
     cidr: IpNet,
     /// Name or id of its network
     #[arg(long)]
@@ -104,6 +105,10 @@ pub(crate) struct Update {
 }
 
 /// `10.0.0.10-10.0.0.99`
+fn range(text: &str) -> std::result::Result<IpNet, String> {
+    text.parse().map_err(|_| format!("{text:?} is no range; write one as 10.0.0.0/24 or 2001:db8::/64"))
+}
+
 fn pool(text: &str) -> std::result::Result<AddressRange, String> {
     let parts = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
     let (first, last) = parts.ok_or_else(|| format!("{text:?} is no pool; give FIRST-LAST, two addresses"))?;
