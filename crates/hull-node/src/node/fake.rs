@@ -38,7 +38,10 @@ use crate::{
     node::Drivers,
     plan::record::{Carried, Record},
     storage::{Disks, ImageSource},
-    vm::{handover::Handover, records::Records},
+    vm::{
+        handover::{Handover, Progress},
+        records::Records,
+    },
 };
 
 /// All that a host holds.
@@ -115,7 +118,7 @@ impl Handover for FakeHost {
         to.write_all(&told).await.map_err(|e| Error::unavailable(e.to_string()))
     }
 
-    async fn take(&self, vm: VmId, from: &mut (dyn AsyncRead + Send + Unpin)) -> Result<Carried> {
+    async fn take(&self, vm: VmId, from: &mut (dyn AsyncRead + Send + Unpin), _: &Progress) -> Result<Carried> {
         let mut told = Vec::new();
         from.read_to_end(&mut told).await.map_err(|e| Error::unavailable(e.to_string()))?;
         let carried: Carried = serde_json::from_slice(&told).map_err(|e| Error::unavailable(e.to_string()))?;

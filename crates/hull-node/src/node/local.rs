@@ -73,7 +73,7 @@ async fn power(
     let last = drive(config, drivers, record, What::Hold(Box::new(desired)), within, reached).await?;
     match last {
         Report::Status(status) => Ok(*status),
-        Report::Ended { .. } => Err(unknown(vm)),
+        Report::Progress { .. } | Report::Ended { .. } => Err(unknown(vm)),
     }
 }
 

@@ -11,7 +11,7 @@
 //! ([`hull_types::link::Desired::full`]). Shutting down ends tasks, never VMs.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     net::IpAddr,
     pin::Pin,
@@ -23,10 +23,10 @@ use hull_types::{
     digest::Digest,
     error::{Error, Result},
     id::{NetworkId, NodeId, RouterId, VmId},
-    link::{Desired, DesiredRouter, DesiredVm, FromNode, NodeCall, PROTOCOL, ToNode},
+    link::{Desired, DesiredRouter, DesiredVm, FromNode, NodeCall, ToNode},
     node::NodeStatus,
     units::Bytes,
-    vm::VmStatus,
+    vm::{VmPhase, VmStatus},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -35,6 +35,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::outbox::Outbox;
 use crate::{
     host::{Clock, Host, HostFacts},
     hypervisor::{Hypervisor, HypervisorFacts},
@@ -52,6 +53,7 @@ mod facts;
 mod fake;
 pub mod local;
 pub(crate) mod networks;
+mod outbox;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -220,21 +222,6 @@ struct Held {
     networks: BTreeSet<NetworkId>,
 }
 
-/// What waits to be sent.
-#[derive(Default)]
-struct Outbox {
-    hello: bool,
-    status: bool,
-    replies: VecDeque<FromNode>,
-    vms: BTreeSet<VmId>,
-}
-
-impl Outbox {
-    fn is_empty(&self) -> bool {
-        !self.hello && !self.status && self.replies.is_empty() && self.vms.is_empty()
-    }
-}
-
 /// What a link has for us.
 enum LinkEvent {
     Message(ToNode),
@@ -334,25 +321,16 @@ impl Runtime {
 
     fn linked(&mut self) {
         self.epoch += 1;
-        self.outbox = Outbox { hello: true, vms: self.statuses.keys().copied().collect(), ..Outbox::default() };
+        self.outbox = Outbox::greeting(self.statuses.keys().copied());
         self.linked.send_replace(true);
     }
 
     /// Puts the next message into the room there is.
     fn send(&mut self, permit: mpsc::OwnedPermit<FromNode>) {
-        let Some(status) = self.status.clone().map(Box::new) else { return };
-        let message = if std::mem::take(&mut self.outbox.hello) {
-            FromNode::Hello { protocol: PROTOCOL, node: self.config.id, status }
-        } else if let Some(reply) = self.outbox.replies.pop_front() {
-            reply
-        } else if let Some(vm) = self.outbox.vms.pop_first() {
-            let Some(status) = self.statuses.get(&vm) else { return };
-            FromNode::Vm(Box::new(status.clone()))
-        } else {
-            self.outbox.status = false;
-            FromNode::Status(status)
-        };
-        permit.send(message);
+        let message = self.status.as_ref().and_then(|status| self.outbox.next(status, &self.statuses));
+        if let Some(message) = message {
+            permit.send(message);
+        }
     }
 
     fn reported(&mut self, report: Report) {
@@ -360,6 +338,16 @@ impl Runtime {
             Report::Status(status) => {
                 self.outbox.vms.insert(status.vm);
                 self.statuses.insert(status.vm, *status);
+            }
+            Report::Progress { vm, message } => {
+                let now = self.shared.now();
+                let status = self.statuses.get_mut(&vm).filter(|status| status.phase == VmPhase::Arriving);
+                if let Some((status, reason)) =
+                    status.and_then(|status| Some((&mut status.at, status.reason.as_mut()?)))
+                {
+                    (*status, reason.message) = (now, message);
+                    self.outbox.vms.insert(vm);
+                }
             }
             Report::Ended { vm, heeded } => {
                 let Some(held) = self.vms.remove(&vm) else { return };

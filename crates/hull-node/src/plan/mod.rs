@@ -70,6 +70,7 @@ mod transit_tests;
 pub(crate) mod world;
 
 use record::{Ask, Carried, Record};
+pub(crate) use transit::FETCHING;
 
 /// Seconds after which a hypervisor that does not answer is ended and its VM restarted by policy.
 pub const HUNG_SECONDS: i64 = 120;

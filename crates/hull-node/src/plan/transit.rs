@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What a node says while it fetches a VM.
+pub(crate) const FETCHING: &str = "its disk and memory are being fetched";
+
 impl View<'_> {
     /// On the node it leaves, without a process: once the end of the last one is settled it is held as it is.
     pub(super) fn released(&self) -> Plan {
@@ -19,7 +22,7 @@ impl View<'_> {
             }
             // Of an attempt that was given up.
             None if record.disk.is_none() && record.saved.is_none() && self.observed.process == Process::None => {
-                let reason = self.reason(ReasonCode::Migrating, "its disk and memory are being fetched");
+                let reason = self.reason(ReasonCode::Migrating, FETCHING);
                 Plan::step(Step::TakeOver { migration }, VmPhase::Arriving, reason)
             }
             _ => tear_down(self.observed, record, self.now),

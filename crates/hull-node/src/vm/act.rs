@@ -10,11 +10,16 @@ use hull_types::{
     reason::ReasonCode,
 };
 
-use super::{Task, metadata, records::SAVED_MEMORY};
+use tokio::time::sleep;
+
+use super::{Report, Task, handover::Progress, metadata, records::SAVED_MEMORY};
 use crate::{
     hypervisor::{DiskSpec, KernelSpec, NicSpec, Plugged, Vmm, VmmSpec},
-    plan::{Start, Step, StepOutcome, record::Carried},
+    plan::{FETCHING, Start, Step, StepOutcome, record::Carried},
 };
+
+/// How often it is told how much of a VM has come.
+const TELL_PROGRESS: Duration = Duration::from_secs(5);
 
 /// Why a step failed.
 pub(super) struct Failure {
@@ -122,7 +127,20 @@ impl Task {
         let none = || Error::unsupported("a VM comes from another node by the server only");
         let server = self.shared.server.as_ref().ok_or_else(none)?;
         let mut from = server.handover(migration).await?;
-        self.shared.drivers.handover.take(self.record.vm, &mut from).await
+        let progress = Progress::default();
+        let take = self.shared.drivers.handover.take(self.record.vm, &mut from, &progress);
+        let told = async {
+            loop {
+                sleep(TELL_PROGRESS).await;
+                let progress = Report::Progress { vm: self.record.vm, message: format!("{FETCHING}: {progress}") };
+                // The node outlives its tasks unless it is shutting down, when nobody needs to know.
+                let _ = self.shared.reports.send(progress);
+            }
+        };
+        tokio::select! {
+            taken = take => taken,
+            () = told => unreachable!("it is told until it is done"),
+        }
     }
 
     /// Steps that ask something of the process.

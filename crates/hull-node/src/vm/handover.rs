@@ -15,6 +15,7 @@ use std::{
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 use hull_types::{
     error::{Error, Result},
     id::VmId,
+    units::Bytes,
 };
 use rustix::fs::{SeekFrom, seek};
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,31 @@ const SILENT_AT_MOST: Duration = Duration::from_secs(60);
 const KEPT: [&str; 3] = ["efi-vars.fd", "efi-vars-secure.fd", "console.log"];
 const TPM: &str = "tpm";
 
+/// How much of a VM has come.
+#[derive(Debug, Default)]
+pub struct Progress {
+    come: AtomicU64,
+    whole: AtomicU64,
+}
+
+impl Progress {
+    /// So many bytes more of so many in all, holes included: they take no time.
+    pub fn at(&self, come: u64, whole: u64) {
+        self.whole.store(whole, Ordering::Relaxed);
+        self.come.store(come, Ordering::Relaxed);
+    }
+}
+
+/// `1.2 GiB of 4 GiB`; empty before anything is known.
+impl std::fmt::Display for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.whole.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            whole => write!(f, "{} of {}", Bytes(self.come.load(Ordering::Relaxed)), Bytes(whole)),
+        }
+    }
+}
+
 /// Gives VMs away and takes them.
 #[async_trait]
 pub trait Handover: Send + Sync + 'static {
@@ -54,7 +81,7 @@ pub trait Handover: Send + Sync + 'static {
     async fn give(&self, vm: VmId, carried: Carried, to: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<()>;
 
     /// Takes all of a VM; it is on disk when this returns. What an earlier attempt left is thrown away.
-    async fn take(&self, vm: VmId, from: &mut (dyn AsyncRead + Send + Unpin)) -> Result<Carried>;
+    async fn take(&self, vm: VmId, from: &mut (dyn AsyncRead + Send + Unpin), progress: &Progress) -> Result<Carried>;
 }
 
 /// VMs as files: disks beneath one directory, private directories beneath another.
@@ -140,7 +167,7 @@ impl Handover for FileHandover {
         writer.finish().await
     }
 
-    async fn take(&self, vm: VmId, from: &mut (dyn AsyncRead + Send + Unpin)) -> Result<Carried> {
+    async fn take(&self, vm: VmId, from: &mut (dyn AsyncRead + Send + Unpin), progress: &Progress) -> Result<Carried> {
         let mut reader = Reader { from, sum: Sha256::new() };
         if &reader.get(MAGIC.len()).await?[..] != MAGIC {
             return Err(Error::unsupported(
@@ -159,8 +186,12 @@ impl Handover for FileHandover {
             return Err(strange("it has files that no VM has"));
         }
         self.clear(vm).await?;
+        let whole = files.iter().map(|file| file.size).sum();
+        let mut come = 0;
         for sent in &files {
-            take_file(&mut reader, sent, self.path(vm, sent)).await?;
+            progress.at(come, whole);
+            take_file(&mut reader, sent, self.path(vm, sent), &|at| progress.at(come + at, whole)).await?;
+            come += sent.size;
         }
         reader.finish().await?;
         let paths: Vec<PathBuf> = files.iter().map(|sent| self.path(vm, sent)).collect();
@@ -273,7 +304,12 @@ fn next_chunk(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, Vec<u8
     Ok(Some((data, bytes)))
 }
 
-async fn take_file(reader: &mut Reader<'_>, sent: &Sent, path: PathBuf) -> Result<()> {
+async fn take_file(
+    reader: &mut Reader<'_>,
+    sent: &Sent,
+    path: PathBuf,
+    come: &(dyn Fn(u64) + Send + Sync),
+) -> Result<()> {
     let (shown, size) = (path.clone(), sent.size);
     let make = move || {
         if let Some(dir) = path.parent() {
@@ -301,6 +337,7 @@ async fn take_file(reader: &mut Reader<'_>, sent: &Sent, path: PathBuf) -> Resul
             Err(e) => Err(io_error("write", &path, &e)),
         };
         file = blocking(write).await?;
+        come(offset + u64::from(length));
     }
 }
 

@@ -1,6 +1,6 @@
 //! A VM's files go over whole, or not at all.
 
-use hull_types::{id::VmId, units::Bytes};
+use hull_types::id::VmId;
 use tempfile::TempDir;
 
 use super::*;
@@ -63,7 +63,7 @@ impl Node {
 
     async fn takes(&self, bytes: &[u8]) -> Result<Carried> {
         let mut bytes = bytes;
-        self.handover.take(VM, &mut bytes).await
+        self.handover.take(VM, &mut bytes, &Progress::default()).await
     }
 }
 
@@ -108,6 +108,15 @@ async fn a_vm_goes_over_with_what_is_its_own_and_holes_cost_nothing() {
     }
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(new.path("disks/VM/root-2.qcow2")).unwrap());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn how_much_has_come_is_told() {
+    let (old, new, progress) = (Node::with_vm(), Node::new(), Progress::default());
+    let bytes = old.given().await;
+    assert_eq!(progress.to_string(), "");
+    let cut = new.handover.take(VM, &mut &bytes[..bytes.len() - 100], &progress).await;
+    assert!(cut.is_err() && progress.to_string().ends_with(" of 100 MiB"), "{progress}");
 }
 
 #[tokio::test]
@@ -188,6 +197,6 @@ async fn a_node_that_falls_silent_is_not_waited_for() {
     let new = Node::new();
     let (mut near, far) = tokio::io::duplex(64);
     near.write_all(MAGIC).await.unwrap();
-    let refusal = new.handover.take(VM, &mut { far }).await.unwrap_err();
+    let refusal = new.handover.take(VM, &mut { far }, &Progress::default()).await.unwrap_err();
     assert!(refusal.detail.contains("sent nothing for 60 s"), "{refusal}");
 }

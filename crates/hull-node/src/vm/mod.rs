@@ -70,6 +70,13 @@ pub(crate) enum What {
 pub(crate) enum Report {
     /// Something changed.
     Status(Box<VmStatus>),
+    /// A step that takes long is further than it was.
+    Progress {
+        /// Whose.
+        vm: VmId,
+        /// What its status says meanwhile.
+        message: String,
+    },
     /// Nothing of it is left; the task has ended, having heeded wishes up to this number.
     Ended { vm: VmId, heeded: u64 },
 }

@@ -1,7 +1,10 @@
 //! VMs that go from host to host.
 
 use async_trait::async_trait;
-use hull_node::{plan::record::Carried, vm::handover::Handover};
+use hull_node::{
+    plan::record::Carried,
+    vm::handover::{Handover, Progress},
+};
 use hull_types::{
     error::{Error, Result},
     id::VmId,
@@ -16,7 +19,7 @@ impl Handover for Doors {
         Err(Error::unsupported("not simulated"))
     }
 
-    async fn take(&self, _vm: VmId, _from: &mut (dyn AsyncRead + Send + Unpin)) -> Result<Carried> {
+    async fn take(&self, _vm: VmId, _from: &mut (dyn AsyncRead + Send + Unpin), _: &Progress) -> Result<Carried> {
         Err(Error::unsupported("not simulated"))
     }
 }

@@ -104,11 +104,12 @@ pub(crate) struct Update {
     dhcp_options: Option<Vec<DhcpOption>>,
 }
 
-/// `10.0.0.10-10.0.0.99`
+/// `10.0.0.0/24`
 fn range(text: &str) -> std::result::Result<IpNet, String> {
     text.parse().map_err(|_| format!("{text:?} is no range; write one as 10.0.0.0/24 or 2001:db8::/64"))
 }
 
+/// `10.0.0.10-10.0.0.99`
 fn pool(text: &str) -> std::result::Result<AddressRange, String> {
     let parts = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
     let (first, last) = parts.ok_or_else(|| format!("{text:?} is no pool; give FIRST-LAST, two addresses"))?;
