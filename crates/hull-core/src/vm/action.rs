@@ -386,6 +386,10 @@ fn rescue(plan: &Acting<'_>, call: &mut Call<'_>) -> Result<Changes> {
         )));
     }
     not_suspended(vm, "rescue", plan.standing)?;
+    if plan.standing.state == VmState::Migrating {
+        // Its memory is saved, and fits its own system only.
+        return Err(refuse(vm, "rescue", plan.standing));
+    }
     if vm.profile == Profile::Micro || vm.boot.kernel.is_some() {
         let detail =
             format!("cannot rescue {name}: it boots a kernel directly, not a disk; stop it and read its disk instead");

@@ -60,6 +60,7 @@ impl View<'_> {
 
     fn power_on(&self) -> Plan {
         match self.target() {
+            PowerTarget::Stopped if self.shuts_down_first() => self.start(),
             PowerTarget::Stopped => self.at_rest(VmPhase::Stopped, None),
             PowerTarget::Suspended if self.record.saved.is_some() => self.at_rest(VmPhase::Suspended, None),
             PowerTarget::Suspended => {
@@ -68,6 +69,12 @@ impl View<'_> {
             }
             PowerTarget::Running | PowerTarget::Paused => self.start(),
         }
+    }
+
+    /// Whether the guest was halted on its way only, and has yet to hear that it shall shut down.
+    fn shuts_down_first(&self) -> bool {
+        let halted = self.record.saved.as_ref().is_some_and(|saved| saved.for_the_way);
+        halted && self.desired.vm.power.grace_seconds > 0 && !self.held_back(Act::Start)
     }
 
     /// Off, as wished: acknowledges what is settled thereby, then rests.

@@ -73,6 +73,10 @@ pub struct Saved {
     pub resources: Resources,
     /// The root disk it belongs to.
     pub disk_generation: u64,
+    /// It was saved to go to another node, and not because someone wants the VM suspended: who stops the VM meanwhile means
+    /// the guest to shut down.
+    #[serde(default)]
+    pub for_the_way: bool,
 }
 
 /// Why the guest was asked to shut down.
@@ -359,10 +363,14 @@ impl Record {
             }
             Step::Reset => self.reset_done(),
             Step::Save => {
+                let target = self.wanted().map(|desired| desired.vm.power.target);
+                let for_the_way = target.is_some_and(|target| target != PowerTarget::Suspended);
                 let resources = self.started.as_ref().map(|started| started.resources);
-                self.saved = resources
-                    .zip(self.disk)
-                    .map(|(resources, disk)| Saved { resources, disk_generation: disk.generation });
+                self.saved = resources.zip(self.disk).map(|(resources, disk)| Saved {
+                    resources,
+                    disk_generation: disk.generation,
+                    for_the_way,
+                });
             }
             Step::Resize { to } => self.resized(*to, outcome),
             Step::AttachNic { nic } => self.nic_changed(PluggedNic { port: nic.port, mac: nic.mac }, true, outcome),

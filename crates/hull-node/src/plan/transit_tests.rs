@@ -133,6 +133,36 @@ fn a_vm_that_leaves_is_not_started_whatever_is_wished() {
 }
 
 #[test]
+fn a_guest_that_is_stopped_on_its_way_shuts_down_where_it_arrives_and_by_force_it_does_not() {
+    for (grace, steps) in
+        [(30, &["TakeOver", "Start", "Resume", "PowerButton", "Quit", "Clear"][..]), (0, &["TakeOver"])]
+    {
+        let mut old = World::running();
+        let carried = released(&mut old);
+        let mut new = new_node(&old, carried);
+        new.until_rest();
+        new.desired.vm.power.grace_seconds = grace;
+        new.transit(None).power(PowerTarget::Stopped).until_rest();
+        assert_eq!((new.plan().phase, new.broken, new.record.power_seq), (VmPhase::Stopped, None, 2));
+        assert_eq!(names(&new), steps);
+    }
+    // Nor does a guest that someone suspended.
+    let mut old = World::running();
+    old.power(PowerTarget::Suspended).until_rest();
+    let carried = released(&mut old);
+    let mut new = new_node(&old, carried);
+    new.until_rest();
+    new.transit(None).power(PowerTarget::Stopped).until_rest();
+    assert_eq!((new.plan().phase, names(&new)), (VmPhase::Stopped, vec!["TakeOver".to_owned()]));
+    // What cannot be restored is off in the end.
+    let mut old = World::running();
+    released(&mut old);
+    old.failing = Some((Act::Start, Error::internal("it does not load")));
+    old.transit(None).power(PowerTarget::Stopped).until_rest();
+    assert_eq!(old.plan().phase, VmPhase::Stopped);
+}
+
+#[test]
 fn memory_that_cannot_be_saved_keeps_it_where_it_is_and_the_next_time_is_tried_anew() {
     let mut old = World::running();
     old.failing = Some((Act::Suspend, Error::insufficient("the disk is full")));

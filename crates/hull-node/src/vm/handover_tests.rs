@@ -71,7 +71,7 @@ fn carried() -> Carried {
     let resources = hull_types::flavor::Resources { vcpus: 1, memory: Bytes::mib(64), disk: Bytes::mib(100) };
     Carried {
         disk: Some(DiskRecord { generation: 2, size: Bytes::mib(100) }),
-        saved: Some(Saved { resources, disk_generation: 2 }),
+        saved: Some(Saved { resources, disk_generation: 2, for_the_way: true }),
         last_exit: None,
         off: None,
         power_seq: 3,
@@ -116,7 +116,7 @@ async fn how_much_has_come_is_told() {
     let bytes = old.given().await;
     assert_eq!(progress.to_string(), "");
     let cut = new.handover.take(VM, &mut &bytes[..bytes.len() - 100], &progress).await;
-    assert!(cut.is_err() && progress.to_string().ends_with(" of 100 MiB"), "{progress}");
+    assert!(cut.is_err() && progress.to_string().ends_with(" of 100.0 MiB"), "{progress}");
 }
 
 #[tokio::test]
