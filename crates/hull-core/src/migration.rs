@@ -343,6 +343,7 @@ fn moved(under_way: &UnderWay<'_>, said: &VmStatus, call: &mut Call<'_>) -> Chan
     under_way
         .base()
         .unchanged(Doc::VmStatus(vm.id))
+        .exists(Doc::Node(said.node))
         .and(Write::PutPlacement(Box::new(there)))
         .and(Write::PutVmStatus(Box::new(said.clone())))
         .and(under_way.put(starting))

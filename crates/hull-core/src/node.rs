@@ -74,18 +74,33 @@ pub fn update(node: &Node, wanted: &NodeUpdate, call: &mut Call<'_>) -> Changes 
     Changes::none().unchanged(Doc::Node(node.id)).and(Write::PutNode(Box::new(after))).event(event)
 }
 
+/// The VMs that keep a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Holds<'a> {
+    /// Those placed on it.
+    pub placed: &'a [&'a Vm],
+    /// Those on their way to it.
+    pub coming: &'a [&'a Vm],
+}
+
 /// An operator removes a node for good. VMs' disks are on their node alone, so it goes only when no VM is wanted there;
-/// VMs whose deletion was asked for do not keep a silent node.
-pub fn delete(node: &Node, answers: bool, placed: &[&Vm], call: &mut Call<'_>) -> Result<Changes> {
-    let wanted: Vec<&str> =
-        placed.iter().filter(|vm| vm.deleted_at.is_none() || answers).map(|vm| vm.meta.name.as_str()).collect();
+/// VMs whose deletion was asked for do not keep a silent node, and neither do those that would have come.
+pub fn delete(node: &Node, answers: bool, holds: Holds<'_>, call: &mut Call<'_>) -> Result<Changes> {
+    let name = &node.name;
+    let wanted: Vec<&Vm> = holds.placed.iter().filter(|vm| vm.deleted_at.is_none() || answers).copied().collect();
     if !wanted.is_empty() {
-        let shown = wanted.iter().take(5).copied().collect::<Vec<_>>().join(", ");
-        let more = if wanted.len() > 5 { ", …" } else { "" };
+        let next = if answers {
+            format!("move them away (`hull node drain {name}`), or delete them and wait until they are gone")
+        } else {
+            "it does not answer, so none can be moved away; delete them first, and wait until they are gone".to_owned()
+        };
+        let detail = format!("node {name} holds {} VMs with their disks ({}); {next}", wanted.len(), some(&wanted));
+        return Err(Error::conflict(detail));
+    }
+    if answers && !holds.coming.is_empty() {
+        let (many, which) = (holds.coming.len(), some(holds.coming));
         let detail = format!(
-            "node {} holds {} VMs with their disks ({shown}{more}); delete them first, and wait until they are gone",
-            node.name,
-            wanted.len(),
+            "{many} VMs are on their way to it, node {name} ({which}); wait, or cancel that (`hull migration list`)"
         );
         return Err(Error::conflict(detail));
     }
@@ -96,6 +111,13 @@ pub fn delete(node: &Node, answers: bool, placed: &[&Vm], call: &mut Call<'_>) -
         .and(Write::DeleteNodeStatus(node.id))
         .and(Write::Release(claim(node)))
         .event(event))
+}
+
+/// The first names of many.
+fn some(vms: &[&Vm]) -> String {
+    let shown = vms.iter().take(5).map(|vm| vm.meta.name.as_str()).collect::<Vec<_>>().join(", ");
+    let more = if vms.len() > 5 { ", …" } else { "" };
+    format!("{shown}{more}")
 }
 
 fn claim(node: &Node) -> Claim {
@@ -121,11 +143,18 @@ mod tests {
     fn a_node_goes_when_no_vm_is_wanted_there() {
         let (node, _) = testing::node("n1");
         let deleted = |at: Option<Timestamp>| Vm { deleted_at: at, ..vm() };
-        let try_delete = |answers, vm: &Vm| delete(&node, answers, &[vm], &mut call(&mut Seeded::new(1)));
-        assert!(try_delete(true, &deleted(None)).unwrap_err().detail.contains("holds 1 VMs with their disks (web)"));
-        assert!(try_delete(false, &deleted(None)).is_err(), "its disk would be lost");
+        let judged = |answers, holds| delete(&node, answers, holds, &mut call(&mut Seeded::new(1)));
+        let try_delete = |answers, vm: &Vm| judged(answers, Holds { placed: &[vm], coming: &[] });
+        let refusal = try_delete(true, &deleted(None)).unwrap_err().detail;
+        assert!(refusal.contains("holds 1 VMs with their disks (web); move them away (`hull node drain n1`)"));
+        let refusal = try_delete(false, &deleted(None)).unwrap_err().detail;
+        assert!(refusal.contains("none can be moved away"), "its disk would be lost, and nothing moves it: {refusal}");
         assert!(try_delete(true, &deleted(Some(NOW))).is_err(), "it is tearing down");
         assert!(try_delete(false, &deleted(Some(NOW))).is_ok(), "nobody is left to wait for");
+
+        let comes = |answers| judged(answers, Holds { placed: &[], coming: &[&vm()] });
+        assert!(comes(true).unwrap_err().detail.contains("1 VMs are on their way to it, node n1 (web)"));
+        assert!(comes(false).is_ok(), "a silent node gets none");
     }
 
     fn token(only: Option<&str>) -> JoinToken {

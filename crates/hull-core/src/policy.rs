@@ -295,6 +295,10 @@ acts! {
     NodeShow: "GET" "/v1/nodes/{node}" => SYSTEM_READER;
     NodeUpdate: "PATCH" "/v1/nodes/{node}" => SYSTEM_ADMIN;
     NodeDelete: "DELETE" "/v1/nodes/{node}" => SYSTEM_ADMIN;
+    MigrationList: "GET" "/v1/migrations" => SYSTEM_READER;
+    MigrationCreate: "POST" "/v1/migrations" => SYSTEM_ADMIN;
+    MigrationShow: "GET" "/v1/migrations/{migration}" => SYSTEM_READER;
+    MigrationCancel: "POST" "/v1/migrations/{migration}/cancel" => SYSTEM_ADMIN;
     JoinTokenCreate: "POST" "/v1/join-tokens" => SYSTEM_ADMIN;
     EventList: "GET" "/v1/events" => READER;
     AuditList: "GET" "/v1/audit" => ADMIN;

@@ -30,6 +30,7 @@ pub struct Metrics {
     latency: Histogram,
     store: Histogram,
     vms: Family<State, Gauge<i64>>,
+    migrations: Gauge<u64, AtomicU64>,
     nodes: Gauge<u64, AtomicU64>,
     nodes_ready: Gauge<u64, AtomicU64>,
     lag: Gauge<u64, AtomicU64>,
@@ -48,6 +49,7 @@ impl Default for Metrics {
             latency: seconds(),
             store: seconds(),
             vms: Family::default(),
+            migrations: Gauge::default(),
             nodes: Gauge::default(),
             nodes_ready: Gauge::default(),
             lag: Gauge::default(),
@@ -57,6 +59,7 @@ impl Default for Metrics {
         it.registry.register("http_request_seconds", "Time to the head of the answer", it.latency.clone());
         it.registry.register("store_commit_seconds", "Time to a durable transaction", it.store.clone());
         it.registry.register("vms", "VMs by state", it.vms.clone());
+        it.registry.register("migrations_under_way", "Migrations that are not over", it.migrations.clone());
         it.registry.register("nodes", "Nodes", it.nodes.clone());
         it.registry.register("nodes_ready", "Nodes that answer", it.nodes_ready.clone());
         it.registry.register("watch_lag_revisions", "Revisions the cache is behind the store", it.lag.clone());
@@ -83,14 +86,16 @@ impl Metrics {
     /// The store's, and a defect where the text cannot be made.
     pub async fn text(&self, app: &App) -> Result<String> {
         let newest = app.store.revision().await.map_err(crate::state::repo::store_error)?.0;
-        let (vms, nodes, ready, seen) = app.cache().read_at(|state, revision| {
+        let (vms, migrations, nodes, ready, seen) = app.cache().read_at(|state, revision| {
             let ready = state.nodes.iter().filter(|node| state.answers(node.id)).count();
-            (app.count(state, |_| true), state.nodes.len(), ready, revision)
+            let migrations = state.migrations.iter().filter(|migration| !migration.phase.is_over()).count();
+            (app.count(state, |_| true), migrations, state.nodes.len(), ready, revision)
         });
         self.vms.clear();
         for (state, count) in vms {
             self.vms.get_or_create(&State { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+        self.migrations.set(migrations as u64);
         self.nodes.set(nodes as u64);
         self.nodes_ready.set(ready as u64);
         self.lag.set(newest.saturating_sub(seen));

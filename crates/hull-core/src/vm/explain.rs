@@ -2,6 +2,7 @@
 
 use hull_types::{
     event::Event,
+    migration::{Migration, MigrationPhase},
     name::Name,
     port::Port,
     vm::{Placement, Vm, VmState, VmStatus},
@@ -16,6 +17,8 @@ use crate::placement::clock;
 pub struct Around<'a> {
     /// The VM's ports with their networks' names.
     pub ports: &'a [(Port, Name)],
+    /// Its present migration, with the name of the node it goes to.
+    pub migration: Option<(&'a Migration, &'a Name)>,
     /// Its newest events, newest last.
     pub events: &'a [Event],
     /// What its node says of it, in lines; an error's sentence where it could not be asked.
@@ -28,7 +31,10 @@ pub fn explain(seen: &Seen<'_>, around: &Around<'_>) -> Explanation {
     let lines = |title: &str, lines: Vec<String>| ExplanationSection { title: title.to_owned(), lines };
     let sections = [
         lines("wish", wish(seen.vm)),
-        lines("placement", placed(seen.placement, seen.node, seen)),
+        lines(
+            "placement",
+            placed(seen.placement, seen.node, seen).into_iter().chain(around.migration.map(goes)).collect(),
+        ),
         lines(
             "node",
             seen.status.map(reported).into_iter().flatten().chain(around.node_says.iter().cloned()).collect(),
@@ -99,6 +105,18 @@ fn placed(placement: Option<&Placement>, node: Option<NodeSeen<'_>>, seen: &Seen
     }
 }
 
+fn goes((migration, to): (&Migration, &Name)) -> String {
+    let how = match migration.phase {
+        MigrationPhase::Releasing => "its node saves its memory and lets it go",
+        MigrationPhase::Copying => "that node fetches it",
+        MigrationPhase::Starting => "it is there, and brought to where its power shall be",
+        MigrationPhase::Done | MigrationPhase::Failed | MigrationPhase::Cancelled => "which is over",
+    };
+    let reason = migration.reason.as_ref().map(|reason| format!(" ({})", reason.message)).unwrap_or_default();
+    let Migration { id, began_at, .. } = migration;
+    format!("on its way to node {to} by migration {id}, since {began_at}: {how}{reason}")
+}
+
 fn reported(status: &VmStatus) -> Vec<String> {
     let mut lines = vec![format!("{} (said {})", word(status.phase), status.at)];
     lines.extend(status.vmm.as_ref().map(|vmm| format!("hypervisor: process {} since {}", vmm.pid, vmm.started_at)));
@@ -132,7 +150,7 @@ mod tests {
         let node = Some(NodeSeen { name: &n1, silent_since: Some(NOW) });
         let seen = Seen { vm: &vm, revision: 10, placement: Some(&placed), status: Some(&status), node, now: at(60) };
         let says = ["tap is up".to_owned()];
-        let told = explain(&seen, &Around { ports: &[], events: &[], node_says: &says });
+        let told = explain(&seen, &Around { ports: &[], migration: None, events: &[], node_says: &says });
         assert_eq!(
             told.summary,
             "web is in an unknown state (not yet as asked): node n1 does not answer since 12:00 UTC; it was running then"

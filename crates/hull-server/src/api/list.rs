@@ -63,18 +63,20 @@ pub(crate) struct ListQuery {
     pub(crate) name: Option<String>,
     /// VMs: only those in this state.
     pub(crate) state: Option<String>,
-    /// VMs: only those on this node (name or id).
+    /// VMs: only those on this node (name or id). Migrations: only those from or to it.
     pub(crate) node: Option<String>,
     /// VMs: only those of this image (name or id).
     pub(crate) image: Option<String>,
     /// Events: only those of the resource of this id.
     pub(crate) resource: Option<Uuid>,
-    /// Ports: only those of this VM (name or id).
+    /// Ports, migrations: only those of this VM (name or id).
     pub(crate) vm: Option<String>,
     /// Subnets, ports, floating IPs: only those of this network (name or id).
     pub(crate) network: Option<String>,
     /// Networks, subnets, routers, floating IPs, ports, security groups: only those with this tag.
     pub(crate) tag: Option<String>,
+    /// Migrations: only those in this phase.
+    pub(crate) phase: Option<String>,
     /// Images: with those that are hidden.
     #[serde(default)]
     pub(crate) hidden: bool,
@@ -91,6 +93,7 @@ impl ListQuery {
             ("vm", self.vm.is_some()),
             ("network", self.network.is_some()),
             ("tag", self.tag.is_some()),
+            ("phase", self.phase.is_some()),
             ("hidden", self.hidden),
         ];
         match given.iter().find(|(name, given)| *given && !filters.contains(name)) {

@@ -17,6 +17,7 @@ mod image;
 mod keypair;
 mod link;
 mod list;
+mod migration;
 mod network;
 mod node;
 mod pipe;
@@ -85,6 +86,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .merge(router::routes())
         .merge(floating_ip::routes())
         .merge(node::routes())
+        .merge(migration::routes())
         .merge(event::routes())
         .merge(session::routes())
         .merge(user::routes())

@@ -48,7 +48,11 @@ impl App {
             let events = state.events.after(Some(found.meta.project), None).filter(|event| event.resource.id == id.0);
             let mut events: Vec<Event> = events.map(|event| Event::clone(&event.value)).collect();
             events.drain(..events.len().saturating_sub(EVENTS));
-            let around = Around { ports: &ports, events: &events, node_says: &node_says };
+            let migration = state.migration_of(id).and_then(|migration| {
+                let to = state.nodes.get(migration.to)?;
+                Some((&*migration.value, &to.value.name))
+            });
+            let around = Around { ports: &ports, migration, events: &events, node_says: &node_says };
             Ok(vm::look(state, found, now, |seen| explain(seen, &around)))
         })
     }

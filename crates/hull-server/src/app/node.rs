@@ -2,6 +2,7 @@
 
 use hull_core::{
     change::Write,
+    node::Holds,
     placement::{Candidate, Room},
     vm::state::NodeSeen,
 };
@@ -9,7 +10,7 @@ use hull_types::{
     Timestamp,
     error::{Error, Result},
     flavor::Resources,
-    id::NodeId,
+    id::{NodeId, VmId},
     name::Name,
     node::{Node, NodeStatus},
     vm::Vm,
@@ -131,9 +132,11 @@ impl App {
         self.change(ctx, |state, call| {
             let node = find(state, text)?;
             ctx.matches(node.revision)?;
-            let placed: Vec<&Vm> =
-                state.vms_on(node.id).filter_map(|id| state.vms.get(id)).map(|vm| &*vm.value).collect();
-            Ok((hull_core::node::delete(node, state.answers(node.id), &placed, call)?, ()))
+            let vm = |id: VmId| state.vms.get(id).map(|vm| &*vm.value);
+            let placed: Vec<&Vm> = state.vms_on(node.id).filter_map(vm).collect();
+            let coming: Vec<&Vm> = state.vms_coming(node.id).filter_map(vm).collect();
+            let holds = Holds { placed: &placed, coming: &coming };
+            Ok((hull_core::node::delete(node, state.answers(node.id), holds, call)?, ()))
         })
         .await
         .map(|done| done.answer)

@@ -10,7 +10,7 @@
 //! | [`migrations`] | a migration that cannot be done any more is given up |
 //! | [`importer`] | an image with a URL is fetched; an import nobody works on is begun again or failed |
 //! | [`keys`] | a key that signs tokens is followed by a new one each day; spent ones go, and so do sessions ended long ago |
-//! | [`retention`] | history, the audit and replays do not grow for ever; expired join tokens go |
+//! | [`retention`] | history, migrations that are over, the audit and replays do not grow for ever; expired join tokens go |
 //! | [`App::flush_audit`] | counts of refused calls are in the store soon |
 
 pub mod bootstrap;

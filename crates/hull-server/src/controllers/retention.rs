@@ -1,4 +1,4 @@
-//! What is kept for a while only: history, the audit, replays, join tokens.
+//! What is kept for a while only: history, migrations that are over, the audit, replays, join tokens.
 //!
 //! Age is told by the wall clock, which may be set: nothing goes by its age while the clock is doubted
 //! ([`hull_core::retention`]), and a replay from the future is dated anew, lest it stay until then.
@@ -22,9 +22,9 @@ use crate::{
 
 /// A round each.
 pub const PERIOD: Duration = Duration::from_secs(600);
-/// Events are kept so long,
+/// Events and migrations that are over are kept so long,
 const EVENT_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
-/// and at most so many.
+/// and events at most so many.
 const EVENTS: usize = 100_000;
 /// Keys let go in one transaction.
 const BATCH: usize = 100;
@@ -55,7 +55,9 @@ pub async fn round(app: &App) -> Result<()> {
         let events = events.take_while(|(place, event)| *place < many || aged(event.at));
         let joins = state.joins.iter().filter(|join| believed && join.expires_at < now);
         let joins = joins.map(|join| Kind::Join.key(join.id.0));
-        events.map(|(_, event)| Kind::Event.key(event.id.0)).chain(joins).collect::<Vec<String>>()
+        let over = state.migrations.iter().filter(|it| it.phase.is_over() && aged(it.ended_at.unwrap_or(it.began_at)));
+        let over = over.map(|migration| Kind::Migration.key(migration.id.0));
+        events.map(|(_, event)| Kind::Event.key(event.id.0)).chain(joins).chain(over).collect::<Vec<String>>()
     });
     if believed {
         old.extend(old_replays(app, now).await?);

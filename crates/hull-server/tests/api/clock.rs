@@ -31,23 +31,23 @@ const DAY: i64 = 86_400;
 const YEARS: i64 = 10 * 365 * DAY;
 
 /// A clock that goes on with tokio's time and can be set.
-struct Wall {
+pub(crate) struct Wall {
     began: Timestamp,
     zero: Instant,
     set: AtomicI64,
 }
 
 impl Wall {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { began: Timestamp::now(), zero: Instant::now(), set: AtomicI64::new(0) })
     }
 
-    fn env(self: &Arc<Self>) -> Env {
+    pub(crate) fn env(self: &Arc<Self>) -> Env {
         Env::new(self.clone(), self.clone(), self.clone())
     }
 
     /// Sets it so many seconds from where it began.
-    fn set(&self, seconds: i64) {
+    pub(crate) fn set(&self, seconds: i64) {
         self.set.store(seconds, Ordering::SeqCst);
     }
 }
@@ -72,7 +72,7 @@ impl Rng for Wall {
 }
 
 /// A server without sockets, with one VM on a node that answers.
-async fn running(wall: &Arc<Wall>) -> (Core, FakeNode) {
+pub(crate) async fn running(wall: &Arc<Wall>) -> (Core, FakeNode) {
     let store = Arc::new(MemoryStore::new());
     let core = Core::start(store.clone(), None, wall.env()).await.unwrap();
     let (app, ctx) = (&core.app, Ctx::of(Caller::LOCAL_ROOT));

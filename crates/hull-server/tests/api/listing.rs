@@ -59,19 +59,19 @@ async fn filters_choose() {
     cloud.client.get("/v1/vms?image=nope").await.refused("not-found");
 }
 
-struct Lines {
+pub(crate) struct Lines {
     stream: futures::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     pending: Vec<u8>,
 }
 
 impl Lines {
-    async fn open(client: &Client, path: &str) -> Self {
+    pub(crate) async fn open(client: &Client, path: &str) -> Self {
         let response = client.request(Method::GET, path).send().await.unwrap();
         assert_eq!(response.headers()["content-type"], "application/x-ndjson");
         Self { stream: response.bytes_stream().boxed(), pending: Vec::new() }
     }
 
-    async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         loop {
             if let Some(end) = self.pending.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = self.pending.drain(..=end).collect();

@@ -13,6 +13,7 @@ mod joining;
 mod lifecycle;
 mod link;
 mod listing;
+mod migrations;
 mod networks;
 mod node;
 mod path;

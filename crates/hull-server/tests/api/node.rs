@@ -20,7 +20,11 @@ use hull_types::{
     units::Bytes,
     vm::{Accel, PowerTarget, VmPhase, VmStatus},
 };
-use tokio::{io::duplex, sync::mpsc, task::JoinHandle};
+use tokio::{
+    io::duplex,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use uuid::Uuid;
 
 /// What the node was told it shall hold.
@@ -34,6 +38,8 @@ pub(crate) struct FakeNode {
     pub(crate) id: NodeId,
     pub(crate) held: Arc<Mutex<Held>>,
     pub(crate) say: mpsc::Sender<FromNode>,
+    /// Goes up with each telling that was heard.
+    pub(crate) heard: watch::Receiver<u64>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -70,15 +76,23 @@ pub(crate) fn status(node: NodeId) -> NodeStatus {
 impl FakeNode {
     /// Joins under this name and attaches in process.
     pub(crate) async fn attach(app: &Arc<App>, name: &str) -> Self {
+        Self::attach_as(app, name, |_| ()).await
+    }
+
+    /// One that says of itself what the test wants.
+    pub(crate) async fn attach_as(app: &Arc<App>, name: &str, change: impl FnOnce(&mut NodeFacts)) -> Self {
         let id = app.join_node(&Ctx::of(Caller::SERVER), &Name::new(name).unwrap()).await.unwrap();
         let (say, from_node) = mpsc::channel(64);
         let (to_node, hear) = mpsc::channel(64);
-        say.send(FromNode::Hello { protocol: PROTOCOL, node: id, status: Box::new(status(id)) }).await.unwrap();
+        let mut status = status(id);
+        change(&mut status.facts);
+        say.send(FromNode::Hello { protocol: PROTOCOL, node: id, status: Box::new(status) }).await.unwrap();
         let hub = app.hub().clone();
         let link = tokio::spawn(async move { hub.attach(id, from_node, to_node).await.unwrap() });
         let held = Arc::<Mutex<Held>>::default();
-        let node = tokio::spawn(listen(app.clone(), id, held.clone(), say.clone(), hear));
-        Self { id, held, say, tasks: vec![link, node] }
+        let (hears, heard) = watch::channel(0);
+        let node = tokio::spawn(listen(app.clone(), id, held.clone(), say.clone(), hears, hear));
+        Self { id, held, say, heard, tasks: vec![link, node] }
     }
 }
 
@@ -87,6 +101,7 @@ async fn listen(
     id: NodeId,
     held: Arc<Mutex<Held>>,
     say: mpsc::Sender<FromNode>,
+    hears: watch::Sender<u64>,
     mut hear: mpsc::Receiver<ToNode>,
 ) {
     while let Some(message) = hear.recv().await {
@@ -95,6 +110,7 @@ async fn listen(
                 for report in take(id, &held, desired) {
                     say.send(FromNode::Vm(Box::new(report))).await.unwrap();
                 }
+                hears.send_modify(|times| *times += 1);
             }
             ToNode::Call { id: call_id, call } => {
                 if let NodeCall::OpenStream { stream, .. } = &call {
@@ -174,7 +190,8 @@ pub(crate) fn take(node: NodeId, held: &Mutex<Held>, desired: Desired) -> Vec<Vm
     }
     held.networks.extend(desired.networks.into_iter().map(|network| (network.id, network)));
     held.vms.extend(desired.vms.iter().map(|vm| (vm.vm.id, vm.clone())));
-    desired.vms.iter().map(|vm| fulfilled(node, vm)).collect()
+    // Of VMs on their way the test speaks for the node, word by word.
+    desired.vms.iter().filter(|vm| vm.transit.is_none()).map(|vm| fulfilled(node, vm)).collect()
 }
 
 /// The report that says that all is as wished.

@@ -62,6 +62,10 @@ const TABLE: &[(&str, &str)] = &[
     ("GET /v1/nodes/{node}", "UFFFF++"),
     ("PATCH /v1/nodes/{node}", "UFFFFF+"),
     ("DELETE /v1/nodes/{node}", "UFFFFF+"),
+    ("GET /v1/migrations", "UFFFF++"),
+    ("POST /v1/migrations", "UFFFFF+"),
+    ("GET /v1/migrations/{migration}", "UFFFF++"),
+    ("POST /v1/migrations/{migration}/cancel", "UFFFFF+"),
     ("POST /v1/join-tokens", "UFFFFF+"),
     ("GET /v1/events", "UH+++++"),
     ("GET /v1/audit", "UHFF+F+"),
@@ -149,6 +153,7 @@ fn body(operation: &str, number: u32) -> Option<Value> {
         "POST /v1/projects" => json!({"name": name}),
         "PATCH /v1/projects/{project}" => json!({"description": "x"}),
         "POST /v1/flavors" => json!({"name": name, "vcpus": 1, "memory": 1 << 28, "disk": 0}),
+        "POST /v1/migrations" => json!({"vm": "w"}),
         "POST /v1/join-tokens" => json!({}),
         "PATCH /v1/nodes/{node}" => json!({}),
         "POST /v1/keypairs" => json!({"name": name, "public_key": KEY}),
@@ -212,6 +217,7 @@ impl Stage {
         root.post("/v1/routers?project=a", json!({"name": "r"})).await.created();
         root.post("/v1/floating-ips?project=a", json!({"name": "f", "network": "ext"})).await.created();
         let group = root.get("/v1/security-groups/default?project=a").await.ok();
+        let migration = crate::migrations::over(&cloud, hull_types::Timestamp::now()).await;
         let mut callers = vec![cloud.client.with_token(None)];
         for (name, project, role) in [
             ("other", Some("b"), "admin"),
@@ -237,6 +243,7 @@ impl Stage {
             ("project", "a".to_owned()),
             ("flavor", "micro".to_owned()),
             ("node", "n1".to_owned()),
+            ("migration", migration),
         ]);
         Self { cloud, callers, fixed, number: 0 }
     }
