@@ -1,9 +1,10 @@
 //! Migrations: when a VM may go, when it has gone, and when that is given up.
 //!
 //! ```text
-//!   begin ─► placement.moving ─► old node: Released ─► new node: Arrived ─► placement.node = new, generation + 1
-//!                  │                                       │
-//!                  └── cancel, deadline, a node that cannot ┘  placement.moving = none: the old node goes on
+//!   begin ─► placement.moving ─► new node: Expected ─► old node: Released ─► new node: Arrived
+//!                  │                                                             │     └─► placement.node = new, generation + 1
+//!                  └── cancel, deadline, a node that cannot ─────────────────────┘
+//!                            └─► placement.moving = none: the old node goes on
 //! ```
 //!
 //! All turns on one document. While the placement names the old node, only that may run the VM; it is told to hold it, and
@@ -80,7 +81,7 @@ pub fn begin(plan: &Begin<'_>, call: &mut Call<'_>) -> Result<(MigrationId, Chan
         project: vm.meta.project,
         from: from.id,
         to: to.id,
-        phase: MigrationPhase::Releasing,
+        phase: MigrationPhase::Preparing,
         reason: None,
         began_at: call.now,
         deadline,
@@ -89,7 +90,8 @@ pub fn begin(plan: &Begin<'_>, call: &mut Call<'_>) -> Result<(MigrationId, Chan
         ended_at: None,
         downtime_ms: None,
     };
-    let placed = Placement { moving: Some(Moving { migration: id, to: to.id, deadline }), ..placement.clone() };
+    let placed =
+        Placement { moving: Some(Moving { migration: id, to: to.id, ready: false, deadline }), ..placement.clone() };
     let told = event::vm(call, vm, "vm.migrate", format!("is to go from node {} to node {}", from.name, to.name));
     let changes = Changes::none()
         .exists(Doc::Vm(vm.id))
@@ -124,6 +126,12 @@ fn leaves<'a>(plan: &Begin<'a>, now: Timestamp) -> Result<(&'a Placement, Host<'
             "its node {node} does not answer since {since}, and its disk is there; it can go once the node answers"
         ));
     }
+    if plan.vm.rescue.is_some() {
+        return refuse(format_args!("it is in rescue mode; leave it first (`hull vm unrescue {name}`)"));
+    }
+    if let Some(why) = too_old(*from) {
+        return refuse(format_args!("{why}"));
+    }
     if plan.status.is_none_or(|status| status.generation != placement.generation) {
         let node = &from.candidate.name;
         return refuse(format_args!("its node {node} has not answered for it yet; wait until it runs"));
@@ -134,7 +142,7 @@ fn leaves<'a>(plan: &Begin<'a>, now: Timestamp) -> Result<(&'a Placement, Host<'
 fn goes_to<'a>(plan: &Begin<'a>, from: Host<'a>, now: Timestamp) -> Result<Host<'a>> {
     let (vm, name) = (plan.vm, &plan.vm.meta.name);
     let in_memory = plan.status.is_some_and(|status| has_memory(status.phase));
-    let against = |to: &Host<'_>| if in_memory { differs(from, *to) } else { None };
+    let against = |to: &Host<'_>| too_old(*to).or_else(|| if in_memory { differs(from, *to) } else { None });
     let find = |id: NodeId| plan.nodes.iter().find(|node| node.candidate.id == id).copied();
     if let Some(wanted) = plan.wanted {
         let to = find(wanted).ok_or_else(|| Error::not_found("the node named is gone").at("/node"))?;
@@ -143,7 +151,7 @@ fn goes_to<'a>(plan: &Begin<'a>, from: Host<'a>, now: Timestamp) -> Result<Host<
             return Err(Error::invalid(format!("{name} is on node {node} already; name another")).at("/node"));
         }
         if let Some(why) = against(&to) {
-            let detail = format!("cannot migrate {name} as it runs: {why}; stop it first, or choose another node");
+            let detail = format!("cannot migrate {name} as it is: {why}; {}choose another node", stop_first(in_memory));
             return Err(Error::conflict(detail).at("/node"));
         }
         let fits = placement::place(&vm.resources, std::slice::from_ref(to.candidate), now);
@@ -160,12 +168,22 @@ fn goes_to<'a>(plan: &Begin<'a>, from: Host<'a>, now: Timestamp) -> Result<Host<
         others.iter().filter(|node| against(node).is_none()).map(|node| node.candidate.clone()).collect();
     if able.is_empty() {
         let why = others.iter().find_map(against).unwrap_or_default();
-        let detail = format!("cannot migrate {name} as it runs, to no other node ({why}); stop it first");
+        let detail = format!("cannot migrate {name} as it is: {why}; {}join another node", stop_first(in_memory));
         return Err(Error::conflict(detail));
     }
     let chosen = placement::place(&vm.resources, &able, now);
     let chosen = chosen.map_err(|why| full(format!("cannot migrate {name}: {}", why.message)))?;
     find(chosen).ok_or_else(|| Error::internal("the node chosen is not among the nodes"))
+}
+
+const fn stop_first(in_memory: bool) -> &'static str {
+    if in_memory { "stop it first, or " } else { "" }
+}
+
+/// A node whose Hull does not know of migrations would take a VM that comes for a new one.
+fn too_old(node: Host<'_>) -> Option<String> {
+    let able = node.facts.is_some_and(|facts| facts.migrates);
+    (!able).then(|| format!("the Hull of node {} does not know how to; upgrade it", node.candidate.name))
 }
 
 fn full(detail: String) -> Error {
@@ -183,6 +201,7 @@ const fn has_memory(phase: VmPhase) -> bool {
         | VmPhase::Suspending
         | VmPhase::Suspended
         | VmPhase::Released
+        | VmPhase::Expected
         | VmPhase::Arriving
         | VmPhase::Arrived
         | VmPhase::Deleting
@@ -310,16 +329,20 @@ pub fn arrival(under_way: &UnderWay<'_>, last: Option<&VmStatus>, said: &VmStatu
     if vm.deleted_at.is_some() {
         return Arrival::Drop("the VM is being deleted");
     }
+    let ready = placement.moving.is_some_and(|moving| moving.ready);
+    if !ready && said.phase == VmPhase::Expected {
+        return Arrival::Take(releasing(under_way));
+    }
     let held = |last: &VmStatus| {
         last.generation == placement.generation
             && last.phase == VmPhase::Released
             && last.migration == Some(migration.id)
     };
-    if !last.is_some_and(held) {
-        return Arrival::Drop("its old node does not hold it for another");
-    }
     if said.phase == VmPhase::Arrived {
-        return Arrival::Take(moved(under_way, said, call));
+        return match last.is_some_and(held) {
+            true => Arrival::Take(moved(under_way, said, call)),
+            false => Arrival::Drop("its old node does not hold it for another"),
+        };
     }
     let Some(reason) = &said.reason else { return Arrival::Same };
     if reason.deadline.is_none() {
@@ -330,6 +353,14 @@ pub fn arrival(under_way: &UnderWay<'_>, last: Option<&VmStatus>, said: &VmStatu
     }
     let held_up = Migration { reason: Some(reason.clone()), ..migration.clone() };
     Arrival::Take(under_way.base().and(under_way.put(held_up)))
+}
+
+/// The new node is ready: the VM may leave.
+fn releasing(under_way: &UnderWay<'_>) -> Changes {
+    let moving = under_way.placement.moving.map(|moving| Moving { ready: true, ..moving });
+    let leaves = Placement { moving, ..under_way.placement.clone() };
+    let releasing = Migration { phase: MigrationPhase::Releasing, reason: None, ..under_way.migration.clone() };
+    under_way.base().and(Write::PutPlacement(Box::new(leaves))).and(under_way.put(releasing))
 }
 
 /// The VM is the new node's.

@@ -49,6 +49,13 @@ impl Cloud {
         self
     }
 
+    /// And the new node is ready.
+    fn ready(self) -> Self {
+        let mut begun = self.begun();
+        assert!(begun.says(&begun.new_node(VmPhase::Expected), 0));
+        begun
+    }
+
     fn refused(&self, wanted: Option<NodeId>) -> String {
         self.begin(wanted).unwrap_err().detail
     }
@@ -120,7 +127,14 @@ fn trouble(deadline: Option<Timestamp>) -> Option<Reason> {
 #[test]
 fn a_running_vm_is_released_copied_and_started_and_changes_hands_once() {
     let mut cloud = running().begun();
-    assert_eq!((cloud.migration().phase, cloud.migration().to), (MigrationPhase::Releasing, THERE));
+    assert_eq!((cloud.migration().phase, cloud.migration().to), (MigrationPhase::Preparing, THERE));
+    assert!(cloud.says(&VmStatus { reason: trouble(Some(at(9))), ..cloud.new_node(VmPhase::Arriving) }, 0));
+    assert_eq!(cloud.migration().reason.as_ref().unwrap().message, "the disk is full", "it fetches the images");
+    assert!(cloud.placement.moving.is_some_and(|moving| !moving.ready));
+    assert!(cloud.says(&cloud.new_node(VmPhase::Expected), 0));
+    assert_eq!((cloud.migration().phase, &cloud.migration().reason), (MigrationPhase::Releasing, &None));
+    assert!(cloud.placement.moving.is_some_and(|moving| moving.ready), "it may leave");
+    assert!(!cloud.says(&cloud.new_node(VmPhase::Expected), 0), "once is enough");
     assert_eq!((cloud.placement.node, cloud.placement.generation), (Some(NODE), 1), "it is the old node's");
     assert!(cloud.says(&VmStatus { running: Some(vm().resources), ..cloud.old(VmPhase::Suspending) }, 1));
     assert!(cloud.says(&cloud.old(VmPhase::Released), 2));
@@ -144,7 +158,7 @@ fn a_running_vm_is_released_copied_and_started_and_changes_hands_once() {
 
 #[test]
 fn a_vm_that_is_off_goes_without_downtime() {
-    let mut cloud = Cloud::new(wanting(PowerTarget::Stopped), VmPhase::Stopped).begun();
+    let mut cloud = Cloud::new(wanting(PowerTarget::Stopped), VmPhase::Stopped).ready();
     assert!(cloud.says(&cloud.old(VmPhase::Released), 1));
     assert!(cloud.says(&cloud.new_node(VmPhase::Arrived), 2) && cloud.says(&cloud.new_node(VmPhase::Stopped), 3));
     assert_eq!((cloud.migration().phase, cloud.migration().downtime_ms), (MigrationPhase::Done, None));
@@ -153,7 +167,7 @@ fn a_vm_that_is_off_goes_without_downtime() {
 #[test]
 fn the_new_node_gets_nothing_that_the_old_one_does_not_hold_for_it() {
     let arrives = |change: fn(&mut Cloud, &mut VmStatus)| {
-        let mut cloud = running().begun();
+        let mut cloud = running().ready();
         assert!(cloud.says(&cloud.old(VmPhase::Released), 1));
         let mut said = cloud.new_node(VmPhase::Arrived);
         change(&mut cloud, &mut said);
@@ -179,7 +193,7 @@ fn who_cannot_let_go_or_take_ends_it_and_the_vm_stays() {
         assert_eq!((cloud.placement.node, cloud.placement.generation), (Some(NODE), 1));
         assert_eq!(cloud.migration().reason.as_ref().unwrap().message, "the disk is full");
     };
-    let mut cloud = running().begun();
+    let mut cloud = running().ready();
     let runs_on = VmStatus { reason: trouble(None), ..cloud.old(VmPhase::Running) };
     assert!(cloud.says(&VmStatus { migration: None, ..runs_on.clone() }, 4), "said before it knew of the migration");
     assert!(cloud.placement.moving.is_some());
@@ -188,6 +202,10 @@ fn who_cannot_let_go_or_take_ends_it_and_the_vm_stays() {
     ends(&mut cloud, runs_on);
 
     let mut cloud = running().begun();
+    let no_image = VmStatus { reason: trouble(None), ..cloud.new_node(VmPhase::Arriving) };
+    ends(&mut cloud, no_image);
+
+    let mut cloud = running().ready();
     assert!(cloud.says(&cloud.old(VmPhase::Released), 1));
     let gave_up = VmStatus { reason: trouble(None), ..cloud.new_node(VmPhase::Arriving) };
     ends(&mut cloud, gave_up);
@@ -200,7 +218,7 @@ fn it_is_cancelled_until_it_has_changed_hands() {
     cloud.take(changes);
     assert_eq!((cloud.migration().phase, cloud.placement.moving), (MigrationPhase::Cancelled, None));
 
-    let mut cloud = running().begun();
+    let mut cloud = running().ready();
     assert!(cloud.says(&cloud.old(VmPhase::Released), 1) && cloud.says(&cloud.new_node(VmPhase::Arrived), 2));
     let refusal = cancel(&cloud.under_way(), &mut call(&mut Seeded::new(3))).unwrap_err();
     assert!(refusal.detail.contains("migrate it back"), "{refusal}");
@@ -242,6 +260,12 @@ fn what_cannot_leave_or_be_taken_is_refused_with_what_to_do() {
     says(refused(|it| it.vm.deleted_at = Some(NOW), None), "being deleted");
     says(refused(|it| it.placement.node = None, None), "no node yet");
     says(refused(|it| it.status.generation = 0, None), "n1 has not answered for it yet");
+    let rescued = |it: &mut Cloud| {
+        let image = it.vm.boot.image.clone().unwrap();
+        it.vm.rescue = Some(hull_types::vm::Rescue { image });
+    };
+    says(refused(rescued, None), "leave it first (`hull vm unrescue web`)");
+    says(refused(|it| it.facts[0].migrates = false, None), "the Hull of node n1 does not know how to; upgrade it");
     says(refused(|it| it.candidates[0].silent_since = Some(NOW), None), "its node n1 does not answer since 12:00 UTC");
     says(refused(|it| _ = it.candidates.remove(0), None), "was removed");
     says(refused(|it| _ = it.candidates.remove(1), None), "there is no other node");
@@ -251,6 +275,7 @@ fn what_cannot_leave_or_be_taken_is_refused_with_what_to_do() {
         says(refused(|it| it.candidates[1].maintenance = true, wanted), "1 in maintenance");
         says(refused(|it| it.candidates[1].free.memory = Bytes::ZERO, wanted), "1 lacks memory (need 2 GiB");
         says(refused(|it| it.candidates[1].silent_since = Some(NOW), wanted), "1 does not answer");
+        says(refused(|it| it.facts[1].migrates = false, wanted), "the Hull of node n2 does not know how to");
         says(refused(|it| it.facts[1].accel = Accel::Kvm, wanted), "n1 runs guests by emulation, node n2 by hardware");
         says(refused(|it| it.facts[1].qemu_version = None, wanted), "node n1 has QEMU 7.2, node n2 none");
         let other_processor = |it: &mut Cloud| {
@@ -268,6 +293,9 @@ fn a_vm_that_is_off_goes_to_any_node_that_holds_it() {
     cloud.facts[1].accel = Accel::Kvm;
     cloud.facts[1].qemu_version = Some("9.0".into());
     assert!(cloud.begin(None).is_ok() && cloud.begin(Some(THERE)).is_ok());
+    cloud.facts[1].migrates = false;
+    assert!(cloud.refused(None).contains("upgrade it; join another node"), "stopping it does not help");
+    cloud.facts[1].migrates = true;
     let far: Name = name("n3");
     let fuller = Candidate { id: NodeId(Uuid::from_u128(0x98)), name: far, ..cloud.candidates[1].clone() };
     cloud.candidates[1].free.memory = Bytes::gib(3);

@@ -143,7 +143,7 @@ mod tests {
     fn a_node_goes_when_no_vm_is_wanted_there() {
         let (node, _) = testing::node("n1");
         let deleted = |at: Option<Timestamp>| Vm { deleted_at: at, ..vm() };
-        let judged = |answers, holds| delete(&node, answers, holds, &mut call(&mut Seeded::new(1)));
+        let judged = |answers, holds: Holds<'_>| delete(&node, answers, holds, &mut call(&mut Seeded::new(1)));
         let try_delete = |answers, vm: &Vm| judged(answers, Holds { placed: &[vm], coming: &[] });
         let refusal = try_delete(true, &deleted(None)).unwrap_err().detail;
         assert!(refusal.contains("holds 1 VMs with their disks (web); move them away (`hull node drain n1`)"));

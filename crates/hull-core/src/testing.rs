@@ -180,6 +180,7 @@ pub(crate) fn node(text: &str) -> (Node, NodeStatus) {
         boot_id: "b".into(),
         underlay: None,
         providers: vec![],
+        migrates: true,
     };
     let status = NodeStatus { node: id, facts, conditions: vec![], disk_free: Bytes::gib(90), at: NOW };
     (Node { id, name: name(text), joined_at: NOW, maintenance: false }, status)

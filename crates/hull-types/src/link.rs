@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    digest::Digest,
     error::Error,
     id::{FloatingIpId, MigrationId, NetworkId, NodeId, PortId, RouterId, SecurityGroupId, StreamId, VmId},
     image::ImageContent,
@@ -49,6 +50,19 @@ pub struct DesiredVm {
     /// This node's part in the VM's migration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transit: Option<Transit>,
+}
+
+impl DesiredVm {
+    /// The images it is made of.
+    pub fn images(&self) -> impl Iterator<Item = Digest> {
+        let boot = &self.vm.boot;
+        let named = [boot.image.as_ref(), self.vm.rescue.as_ref().map(|rescue| &rescue.image)];
+        let told = [self.image.as_ref(), self.rescue_image.as_ref()];
+        let kernel = boot.kernel.as_ref();
+        let named = named.into_iter().flatten().map(|image| image.digest);
+        let told = told.into_iter().flatten().map(|content| content.digest);
+        named.chain(told).chain(kernel.map(|kernel| kernel.kernel)).chain(kernel.and_then(|kernel| kernel.initrd))
+    }
 }
 
 /// A NIC of a VM on this node.

@@ -1,9 +1,9 @@
 //! Migrations: a VM goes from one node to another, with its disk, its memory and its addresses.
 //!
 //! ```text
-//!               the old node lets go      the new node has all      it runs there
-//!   Releasing ──────────────────────► Copying ────────────► Starting ────────────► Done
-//!       └──────────── failed or cancelled ──┘  (the VM goes on on the old node)
+//!             the new node is ready   the old node lets go   the new node has all   it runs there
+//!   Preparing ────────────────► Releasing ────────────► Copying ────────────► Starting ────────► Done
+//!       └─────────────────────── failed or cancelled ──────┘  (the VM goes on on the old node)
 //! ```
 //!
 //! The VM's placement changes once, in one transaction: from `Copying` to `Starting`. Until then the VM is the old node's,
@@ -23,6 +23,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MigrationPhase {
+    /// The new node fetches the images that the VM is made of and makes its networks, while the VM runs on.
+    Preparing,
     /// The old node saves the machine's memory and ends it.
     Releasing,
     /// The new node fetches what the old one holds.
@@ -41,14 +43,14 @@ impl MigrationPhase {
     /// Whether nothing more comes of it.
     pub const fn is_over(self) -> bool {
         match self {
-            Self::Releasing | Self::Copying | Self::Starting => false,
+            Self::Preparing | Self::Releasing | Self::Copying | Self::Starting => false,
             Self::Done | Self::Failed | Self::Cancelled => true,
         }
     }
 
     /// Whether it can still be ended without a trace: the VM is the old node's.
     pub const fn can_be_undone(self) -> bool {
-        matches!(self, Self::Releasing | Self::Copying)
+        matches!(self, Self::Preparing | Self::Releasing | Self::Copying)
     }
 }
 
@@ -102,6 +104,9 @@ pub struct Moving {
     pub migration: MigrationId,
     /// The node it goes to; the placement's own once it is there and not yet where its power shall be.
     pub to: NodeId,
+    /// Whether that node is ready for it, so that it may leave.
+    #[serde(default)]
+    pub ready: bool,
     /// When it is given up, unless it is there by then.
     #[schema(value_type = String, format = DateTime)]
     pub deadline: Timestamp,
@@ -116,6 +121,11 @@ pub enum Transit {
         /// The migration.
         migration: MigrationId,
     },
+    /// The VM is to come: bring here what it is made of, and make its networks.
+    Expected {
+        /// The migration.
+        migration: MigrationId,
+    },
     /// The VM comes: fetch it, and do no more until told that it is yours.
     Arriving {
         /// The migration.
@@ -127,7 +137,7 @@ impl Transit {
     /// The migration.
     pub const fn migration(self) -> MigrationId {
         match self {
-            Self::Leaving { migration } | Self::Arriving { migration } => migration,
+            Self::Leaving { migration } | Self::Expected { migration } | Self::Arriving { migration } => migration,
         }
     }
 }

@@ -40,6 +40,9 @@ pub struct NodeFacts {
     /// The provider networks it is plugged into.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub providers: Vec<String>,
+    /// Whether it can give VMs to other nodes and take theirs; an older Hull cannot.
+    #[serde(default)]
+    pub migrates: bool,
 }
 
 /// A condition of a node that an operator should know.

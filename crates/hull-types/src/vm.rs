@@ -258,6 +258,8 @@ pub enum VmPhase {
     Rebuilding,
     /// At rest, held for the node it goes to.
     Released,
+    /// On its way, with all that it needs here but itself.
+    Expected,
     /// Being fetched from the node it leaves.
     Arriving,
     /// Fetched whole; the placement has yet to follow.

@@ -107,6 +107,7 @@ fn placed(placement: Option<&Placement>, node: Option<NodeSeen<'_>>, seen: &Seen
 
 fn goes((migration, to): (&Migration, &Name)) -> String {
     let how = match migration.phase {
+        MigrationPhase::Preparing => "that node makes ready for it",
         MigrationPhase::Releasing => "its node saves its memory and lets it go",
         MigrationPhase::Copying => "that node fetches it",
         MigrationPhase::Starting => "it is there, and brought to where its power shall be",

@@ -107,6 +107,7 @@ pub fn is_rest(phase: VmPhase) -> bool {
         | VmPhase::Suspending
         | VmPhase::Rebuilding
         | VmPhase::Released
+        | VmPhase::Expected
         | VmPhase::Arriving
         | VmPhase::Arrived
         | VmPhase::Deleting

@@ -167,6 +167,7 @@ fn reported(vm: &Vm, revision: u64, status: &VmStatus, node: &Name) -> Standing 
         | VmPhase::Suspending
         | VmPhase::Rebuilding
         | VmPhase::Released
+        | VmPhase::Expected
         | VmPhase::Arriving
         | VmPhase::Arrived
         | VmPhase::Deleting
@@ -185,7 +186,7 @@ fn under_way(vm: &Vm, status: &VmStatus) -> Reason {
         VmPhase::Suspending => (ReasonCode::Suspending, "its memory is being saved to disk"),
         VmPhase::Rebuilding => (ReasonCode::Rebuilding, "its disk is being made anew"),
         VmPhase::Released => (ReasonCode::Migrating, "its node holds it for another"),
-        VmPhase::Arriving => (ReasonCode::Migrating, "its node is fetching it"),
+        VmPhase::Expected | VmPhase::Arriving => (ReasonCode::Migrating, "its node is fetching it"),
         VmPhase::Arrived => (ReasonCode::Migrating, "its new node has it, and goes on with it"),
         VmPhase::Deleting => (ReasonCode::Deleting, "its node is tearing it down"),
         VmPhase::Gone => (ReasonCode::Other, "its node has nothing of it left"),
@@ -235,7 +236,7 @@ fn of_phase(phase: VmPhase) -> VmState {
         VmPhase::Suspending => VmState::Suspending,
         VmPhase::Suspended => VmState::Suspended,
         VmPhase::Rebuilding => VmState::Rebuilding,
-        VmPhase::Released | VmPhase::Arriving | VmPhase::Arrived => VmState::Migrating,
+        VmPhase::Released | VmPhase::Expected | VmPhase::Arriving | VmPhase::Arrived => VmState::Migrating,
         VmPhase::Failed | VmPhase::Gone => VmState::Failed,
         VmPhase::Deleting => VmState::Deleting,
     }
@@ -254,6 +255,7 @@ pub fn word(phase: VmPhase) -> &'static str {
         VmPhase::Suspended => "suspended",
         VmPhase::Rebuilding => "rebuilding",
         VmPhase::Released => "held for another node",
+        VmPhase::Expected => "expected from another node",
         VmPhase::Arriving => "being fetched from another node",
         VmPhase::Arrived => "fetched from another node",
         VmPhase::Failed => "failed",

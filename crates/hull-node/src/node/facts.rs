@@ -50,6 +50,7 @@ pub(crate) fn status(known: &Known<'_>, before: Option<&NodeStatus>) -> NodeStat
         boot_id: known.host.boot_id.clone(),
         underlay: known.underlay,
         providers: known.providers.to_vec(),
+        migrates: true,
     };
     let mut conditions = conditions(known);
     for condition in &mut conditions {

@@ -498,7 +498,7 @@ impl Runtime {
     fn tidy_images(&mut self) {
         let all: Option<Vec<&DesiredVm>> = self.vms.values().map(|held| held.desired.as_ref()).collect();
         let Some(all) = all else { return };
-        let used: BTreeSet<Digest> = all.into_iter().flat_map(images_of).collect();
+        let used: BTreeSet<Digest> = all.into_iter().flat_map(DesiredVm::images).collect();
         let images = self.shared.drivers.images.clone();
         self.tasks.spawn(async move {
             if let Err(error) = images.tidy(used).await {
@@ -546,17 +546,6 @@ impl Held {
         self.number += 1;
         self.handle.wish.send_replace(Wish { number: self.number, what });
     }
-}
-
-/// The images a VM is made of.
-fn images_of(desired: &DesiredVm) -> impl Iterator<Item = Digest> {
-    let boot = &desired.vm.boot;
-    let named = [boot.image.as_ref(), desired.vm.rescue.as_ref().map(|rescue| &rescue.image)];
-    let told = [desired.image.as_ref(), desired.rescue_image.as_ref()];
-    let kernel = boot.kernel.as_ref();
-    let named = named.into_iter().flatten().map(|image| image.digest);
-    let told = told.into_iter().flatten().map(|content| content.digest);
-    named.chain(told).chain(kernel.map(|kernel| kernel.kernel)).chain(kernel.and_then(|kernel| kernel.initrd))
 }
 
 /// The next event of the link; none ever where there is none.

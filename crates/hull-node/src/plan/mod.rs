@@ -14,7 +14,7 @@
 //!                    └──────────────────────┴────── judge ── STOPPED, SUSPENDED or FAILED, at rest ──────┘
 //!
 //!   leaving:   RUNNING, PAUSED ─► save memory ─► quit ─► clear ─► RELEASED    at rest, whatever power shall be
-//!   arriving:  (nothing) ─► take over ─► ARRIVED ─► once it is this node's, as above: with a disk, and memory to start from
+//!   arriving:  (nothing) ─► fetch its images ─► EXPECTED ─► take over ─► ARRIVED ─► once it is this node's, as above: with a disk, and memory to start from
 //!
 //!   from anywhere, once it is deleted, removed from this node or placed anew:  quit ─► clear ─► tear down ─► GONE
 //! ```
@@ -135,6 +135,11 @@ pub enum Step {
         /// At least so large.
         size: Bytes,
     },
+    /// Fetch the images that the VM is made of, which is yet to come.
+    FetchImages {
+        /// The migration.
+        migration: MigrationId,
+    },
     /// Fetch all that the VM is from the node it leaves.
     TakeOver {
         /// The migration.
@@ -252,7 +257,7 @@ impl Step {
     pub const fn act(&self) -> Option<Act> {
         Some(match self {
             Self::PrepareDisk { .. } | Self::GrowDisk { .. } => Act::Prepare,
-            Self::TakeOver { .. } => Act::TakeOver,
+            Self::FetchImages { .. } | Self::TakeOver { .. } => Act::TakeOver,
             Self::Start(_) => Act::Start,
             Self::RemoveOlderDisks | Self::RemoveRescueDisk => Act::Tidy,
             Self::GrowDiskOnline { .. }
@@ -345,8 +350,10 @@ fn decide(desired: Option<&DesiredVm>, observed: &Observed, record: &Record, now
         return tear_down(observed, record, now);
     }
     let view = View { desired, observed, record, now };
-    if let Some(Transit::Arriving { migration }) = desired.transit {
-        return view.arriving(migration);
+    match desired.transit {
+        Some(Transit::Expected { migration }) => return view.expected(migration),
+        Some(Transit::Arriving { migration }) => return view.arriving(migration),
+        Some(Transit::Leaving { .. }) | None => {}
     }
     match &observed.process {
         Process::None if view.leaves() => view.released(),

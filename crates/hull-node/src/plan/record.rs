@@ -193,6 +193,8 @@ pub struct Record {
     pub generation: u64,
     /// Nothing is left here.
     pub gone: bool,
+    /// The migration by which it is to come, and for which its images are here.
+    pub expected: Option<MigrationId>,
     /// The migration by which it came.
     pub arrived: Option<MigrationId>,
     /// The root disk.
@@ -245,6 +247,7 @@ impl Record {
             removed: false,
             generation: 0,
             gone: false,
+            expected: None,
             arrived: None,
             disk: None,
             old_disks: false,
@@ -349,6 +352,7 @@ impl Record {
                 self.old_disks |= self.disk.is_some();
                 self.disk = Some(DiskRecord { generation: *generation, size: *size });
             }
+            Step::FetchImages { migration } => self.expected = Some(*migration),
             Step::TakeOver { migration } => self.took_over(*migration, outcome),
             Step::RemoveOlderDisks => self.old_disks = false,
             Step::GrowDisk { to } | Step::GrowDiskOnline { to } => {

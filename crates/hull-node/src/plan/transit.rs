@@ -12,6 +12,24 @@ impl View<'_> {
         self.settle().unwrap_or_else(held)
     }
 
+    /// On the node it is to go to, while it runs on on the other.
+    pub(super) fn expected(&self, migration: MigrationId) -> Plan {
+        let record = self.record;
+        if record.arrived.is_some() || self.has_remains() {
+            return tear_down(self.observed, record, self.now);
+        }
+        if record.expected == Some(migration) {
+            return Plan::rest(VmPhase::Expected, None);
+        }
+        let reason = self.reason(ReasonCode::FetchingImage, "what it is made of is being fetched");
+        Plan::step(Step::FetchImages { migration }, VmPhase::Arriving, reason)
+    }
+
+    /// Of an attempt that was given up.
+    fn has_remains(&self) -> bool {
+        self.record.disk.is_some() || self.record.saved.is_some() || self.observed.process != Process::None
+    }
+
     /// On the node it goes to, which does not have it yet.
     pub(super) fn arriving(&self, migration: MigrationId) -> Plan {
         let record = self.record;
@@ -20,8 +38,7 @@ impl View<'_> {
                 let reason = self.reason(ReasonCode::Migrating, "all of it is here, and it is to become this node's");
                 Plan::rest(VmPhase::Arrived, reason)
             }
-            // Of an attempt that was given up.
-            None if record.disk.is_none() && record.saved.is_none() && self.observed.process == Process::None => {
+            None if !self.has_remains() => {
                 let reason = self.reason(ReasonCode::Migrating, FETCHING);
                 Plan::step(Step::TakeOver { migration }, VmPhase::Arriving, reason)
             }

@@ -19,6 +19,10 @@ fn arriving(migration: MigrationId) -> Option<Transit> {
     Some(Transit::Arriving { migration })
 }
 
+fn expected(migration: MigrationId) -> Option<Transit> {
+    Some(Transit::Expected { migration })
+}
+
 fn names(world: &World) -> Vec<String> {
     let name = |step: &Step| format!("{step:?}").split([' ', '{', '(']).next().unwrap_or_default().to_owned();
     world.steps.iter().filter(|step| !matches!(step, Step::Note(_))).map(name).collect()
@@ -59,6 +63,24 @@ fn a_running_vm_is_saved_let_go_fetched_and_goes_on() {
     );
     assert_eq!((new.plan().phase, new.record.saved, new.broken), (VmPhase::Running, None, None));
     assert_eq!(new.record.power_seq, 1, "nothing was asked of it anew");
+}
+
+#[test]
+fn a_node_fetches_the_images_of_what_is_to_come_once_and_no_more() {
+    let old = World::running();
+    let mut new = new_node(&old, old.record.carried());
+    new.transit(expected(FIRST)).until_rest();
+    assert_eq!((new.plan().phase, names(&new)), (VmPhase::Expected, vec!["FetchImages".to_owned()]));
+    new.transit(arriving(FIRST)).until_rest();
+    new.transit(expected(FIRST)).until_rest();
+    assert_eq!(names(&new), ["FetchImages", "TakeOver", "TearDown", "FetchImages"], "what came is of no use any more");
+    new.transit(expected(SECOND)).until_rest();
+    assert_eq!((new.plan().phase, names(&new).len()), (VmPhase::Expected, 5));
+
+    let mut new = new_node(&old, old.record.carried());
+    new.failing = Some((Act::TakeOver, Error::unavailable("the server does not answer")));
+    new.transit(expected(FIRST)).until_rest();
+    assert_eq!((new.plan().phase, new.plan().reason.unwrap().deadline), (VmPhase::Arriving, None), "it gives up");
 }
 
 #[test]

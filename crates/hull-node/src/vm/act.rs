@@ -62,7 +62,7 @@ fn of_hypervisor(error: Error) -> Failure {
 pub(super) const fn limit(step: &Step) -> Duration {
     Duration::from_secs(match step {
         // Images are fetched over the network, memory is written to disk.
-        Step::PrepareDisk { .. } => 3600,
+        Step::PrepareDisk { .. } | Step::FetchImages { .. } => 3600,
         // A migration has a deadline of its own.
         Step::TakeOver { .. } => 24 * 3600,
         Step::Save => 600,
@@ -74,6 +74,7 @@ pub(super) const fn limit(step: &Step) -> Duration {
 pub(super) fn too_long(step: &Step, limit: Duration) -> Failure {
     let what = match step {
         Step::PrepareDisk { .. } => "making its disk",
+        Step::FetchImages { .. } => "fetching its images",
         Step::TakeOver { .. } => "fetching it from the other node",
         Step::Save => "saving its memory",
         Step::Start(_) => "starting its hypervisor",
@@ -92,6 +93,11 @@ impl Task {
             Step::PrepareDisk { generation, size } => {
                 if let Some(image) = self.wanted()?.image.clone() {
                     Box::pin(disks.root(vm, *generation, &image, *size)).await.map_err(of_disk)?;
+                }
+            }
+            Step::FetchImages { .. } => {
+                for digest in self.wanted()?.images() {
+                    self.shared.drivers.images.fetch(digest).await.map_err(failed(ReasonCode::ImageUnavailable))?;
                 }
             }
             Step::TakeOver { migration } => {

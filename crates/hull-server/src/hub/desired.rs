@@ -1,6 +1,6 @@
 //! What one node shall hold, computed from the cache, and what of it the node has not been told yet.
 //!
-//! A node holds the VMs placed on it, the networks those have ports on, the routers of these networks, and whatever a
+//! A node holds the VMs placed on it and those that come to it, the networks those have ports on, the routers of these networks, and whatever a
 //! packet may come to from there: the routers' other networks and their external ones.
 
 use std::{
@@ -37,11 +37,14 @@ pub fn vm(state: &State, node: NodeId, id: VmId) -> Option<DesiredVm> {
     let vm = state.vms.get(id)?;
     let leaving = placement.leaving();
     let (generation, transit) = if placement.node == Some(node) {
-        (placement.generation, leaving.map(|moving| Transit::Leaving { migration: moving.migration }))
+        let ready = leaving.filter(|moving| moving.ready);
+        (placement.generation, ready.map(|moving| Transit::Leaving { migration: moving.migration }))
     } else {
-        let moving =
-            leaving.filter(|moving| moving.to == node && vm.deleted_at.is_none() && held(state, vm, moving))?;
-        (placement.generation + 1, Some(Transit::Arriving { migration: moving.migration }))
+        let moving = leaving.filter(|moving| moving.to == node && vm.deleted_at.is_none())?;
+        let migration = moving.migration;
+        let held = moving.ready && held(state, vm, &moving);
+        let transit = if held { Transit::Arriving { migration } } else { Transit::Expected { migration } };
+        (placement.generation + 1, Some(transit))
     };
     let rescue = vm.rescue.as_ref().map(|rescue| &rescue.image);
     Some(DesiredVm {
@@ -135,6 +138,11 @@ fn on(state: &State, port: &Port) -> Option<NodeId> {
     state.placement(port.vm?)?.node
 }
 
+/// The node that a port's VM is on its way to.
+fn comes_to(state: &State, port: &Port) -> Option<NodeId> {
+    state.placement(port.vm?)?.leaving().map(|moving| moving.to)
+}
+
 fn underlay(state: &State, node: NodeId) -> Option<IpAddr> {
     state.node_status(node)?.facts.underlay
 }
@@ -223,10 +231,10 @@ pub(crate) struct Needs {
     pub(crate) routers: BTreeSet<RouterId>,
 }
 
-/// What this node needs for the VMs placed on it.
+/// What this node needs for the VMs placed on it, and beforehand for those that come.
 pub(crate) fn needs(state: &State, node: NodeId) -> Needs {
     let mut needs = Needs::default();
-    let vms = state.vms_on(node).filter_map(|id| state.vms.get(id));
+    let vms = state.vms_on(node).chain(state.vms_coming(node)).filter_map(|id| state.vms.get(id));
     let mut left: Vec<NetworkId> = vms.flat_map(|vm| networks_of(state, vm)).collect();
     while let Some(id) = left.pop() {
         let Some(network) = state.networks.get(id).filter(|_| needs.networks.insert(id)) else { continue };
@@ -241,7 +249,7 @@ pub(crate) fn needs(state: &State, node: NodeId) -> Needs {
     needs
 }
 
-/// The nodes that hold a router: those with a VM on a network that routers join to one of its own, the other way round
+/// The nodes that hold a router: those with a VM, or one that comes, on a network that routers join to one of its own, the other way round
 /// than [`needs`].
 pub(crate) fn nodes_of_router(state: &State, router: &Router) -> BTreeSet<NodeId> {
     let (mut routers, mut networks) = (BTreeSet::from([router.id]), BTreeSet::new());
@@ -249,7 +257,7 @@ pub(crate) fn nodes_of_router(state: &State, router: &Router) -> BTreeSet<NodeId
     let mut nodes = BTreeSet::new();
     while let Some(id) = left.pop() {
         let Some(network) = state.networks.get(id).filter(|_| networks.insert(id)) else { continue };
-        nodes.extend(state.ports_of(id).filter_map(|port| on(state, port)));
+        nodes.extend(state.ports_of(id).flat_map(|port| [on(state, port), comes_to(state, port)]).flatten());
         let joined = state.subnets_of(network).filter_map(|subnet| subnet.router);
         for other in joined.filter_map(|other| state.routers.get(other)) {
             if routers.insert(other.id) {

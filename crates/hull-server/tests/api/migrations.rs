@@ -72,15 +72,23 @@ impl Stage {
 
     async fn begin(&self) -> MigrationId {
         let begun = self.cloud.client.post("/v1/migrations", json!({"vm": "w", "node": "n2"})).await.created();
-        assert_eq!((&begun["phase"], &begun["vm_name"]), (&json!("releasing"), &json!("w")));
+        assert_eq!((&begun["phase"], &begun["vm_name"]), (&json!("preparing"), &json!("w")));
         assert_eq!((&begun["from"], &begun["to"]), (&json!(self.old.id), &json!(self.new.id)));
         serde_json::from_value(begun["id"].clone()).unwrap()
     }
 
-    /// As [`Stage::begin`], and the old node holds the VM for the new one, which has been told so.
-    async fn copying(&self) -> MigrationId {
+    /// As [`Stage::begin`], and the new node is ready, and the old one told to let it go.
+    async fn leaving(&self) -> MigrationId {
         let migration = self.begin().await;
+        self.told(&self.new, "to expect it", |vm| vm.transit == Some(Transit::Expected { migration })).await;
+        self.says(&self.new, VmPhase::Expected, None).await;
         self.told(&self.old, "to let it go", |vm| vm.transit == Some(Transit::Leaving { migration })).await;
+        migration
+    }
+
+    /// As [`Stage::leaving`], and the old node holds the VM for the new one, which has been told so.
+    async fn copying(&self) -> MigrationId {
+        let migration = self.leaving().await;
         self.says(&self.old, VmPhase::Released, None).await;
         self.told(&self.new, "to fetch it", |vm| vm.transit == Some(Transit::Arriving { migration })).await;
         migration
@@ -162,16 +170,21 @@ fn trouble(message: &str, deadline: Option<Timestamp>) -> Option<Reason> {
 async fn a_vm_is_let_go_fetched_and_runs_on_its_new_node() {
     let stage = Stage::set().await;
     let migration = stage.begin().await;
+    let expected = stage.told(&stage.new, "to expect it", |_| true).await;
+    assert_eq!((expected.transit, expected.generation), (Some(Transit::Expected { migration }), 2));
+    assert_eq!(stage.held(&stage.old).unwrap().transit, None, "it runs on until the new node is ready");
+    stage.says(&stage.new, VmPhase::Expected, None).await;
     let leaving = stage.told(&stage.old, "to let it go", |vm| vm.transit.is_some()).await;
     assert_eq!((leaving.transit, leaving.generation), (Some(Transit::Leaving { migration }), 1));
     let seen = stage.vm().await;
     assert_eq!((&seen["state"], &seen["settled"]), (&json!("migrating"), &json!(false)));
     stage.says(&stage.old, VmPhase::Suspending, trouble("its memory is being saved", Some(Timestamp::MAX))).await;
     stage.cloud.until("/v1/vms/w", "told why", |vm| vm.body["reason"]["message"] == "its memory is being saved").await;
-    assert!(stage.held(&stage.new).is_none(), "it is told nothing before the old node holds the VM for it");
+    let told = stage.held(&stage.new).unwrap().transit;
+    assert_eq!(told, Some(Transit::Expected { migration }), "no more before the old node holds the VM for it");
 
     stage.says(&stage.old, VmPhase::Released, None).await;
-    let arriving = stage.told(&stage.new, "to fetch it", |_| true).await;
+    let arriving = stage.told(&stage.new, "to fetch it", |vm| vm.transit != expected.transit).await;
     assert_eq!((arriving.transit, arriving.generation), (Some(Transit::Arriving { migration }), 2));
     assert!(arriving.image.is_some() && arriving.nics == leaving.nics);
     assert!(stage.until(migration, "copying").await["halted_at"].is_string());
@@ -214,7 +227,7 @@ async fn its_ports_are_told_at_their_new_place_once_it_is_there_and_not_before()
 
     stage.copying().await;
     assert_eq!(place(&stage.old, stage.vm), Some(PortPlace::Here));
-    assert!(stage.new.held.lock().unwrap().networks.is_empty(), "none of its VMs is there yet");
+    assert_eq!(place(&stage.new, stage.vm), there(1), "its networks are made beforehand");
 
     stage.says(&stage.new, VmPhase::Arrived, None).await;
     heard(&stage.old, "where it is now", || place(&stage.old, stage.vm) == there(2)).await;
@@ -424,7 +437,7 @@ async fn they_are_the_operators_affair() {
     member.get("/v1/migrations").await.refused("forbidden");
     assert_eq!(member.get("/v1/vms/w").await.state(), "migrating", "its owner sees that it goes");
     assert_eq!(reader.get("/v1/migrations").await.ok()["items"][0]["id"], json!(migration));
-    assert_eq!(reader.get(&format!("/v1/migrations/{migration}")).await.ok()["phase"], "releasing");
+    assert_eq!(reader.get(&format!("/v1/migrations/{migration}")).await.ok()["phase"], "preparing");
 }
 
 #[tokio::test]
@@ -435,9 +448,10 @@ async fn they_are_found_by_vm_node_and_phase_and_watched() {
     assert_eq!(lines.next().await["type"], "bookmark", "there is none yet");
     over(&stage.cloud, Timestamp::now()).await;
     let migration = stage.copying().await;
-    let (releasing, copying) = (lines.next().await, lines.next().await);
-    assert_eq!((&releasing["object"]["id"], &releasing["object"]["phase"]), (&json!(migration), &json!("releasing")));
-    assert_eq!(copying["object"]["phase"], "copying", "{copying}");
+    for phase in ["preparing", "releasing", "copying"] {
+        let told = lines.next().await;
+        assert_eq!((&told["object"]["id"], &told["object"]["phase"]), (&json!(migration), &json!(phase)));
+    }
     for (query, many) in [
         ("", 2),
         ("?vm=w", 1),

@@ -53,6 +53,7 @@ pub(crate) fn status(node: NodeId) -> NodeStatus {
     NodeStatus {
         node,
         facts: NodeFacts {
+            migrates: true,
             cpu_model: None,
             hostname: "host".into(),
             hull_version: "0".into(),
