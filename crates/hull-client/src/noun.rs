@@ -1,15 +1,17 @@
 //! The API by noun.
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use hull_types::{
     error::Result,
     image::{Image, ImageFormat},
     link::ExecResult,
+    migration::Migration,
     path::PathExplanation,
     vm::VmState,
     wire::{
-        ExecRequest, Explanation, ImageCreate, ImageUpdate, List, PasswordRequest, VmAction, VmCreate, VmUpdate, VmView,
+        ExecRequest, Explanation, ImageCreate, ImageUpdate, List, MigrationCreate, PasswordRequest, VmAction, VmCreate,
+        VmUpdate, VmView, WatchEvent,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -39,6 +41,11 @@ impl Client {
     /// Images.
     pub fn images(&self) -> Images<'_> {
         Images(self)
+    }
+
+    /// Migrations.
+    pub fn migrations(&self) -> Migrations<'_> {
+        Migrations(self)
     }
 }
 
@@ -133,6 +140,53 @@ impl Images<'_> {
     }
 }
 
+/// Migrations.
+pub struct Migrations<'a>(&'a Client);
+
+impl Migrations<'_> {
+    /// Sends a VM to another node.
+    pub async fn begin(&self, body: &MigrationCreate) -> Result<Migration> {
+        self.0.nouns("migrations").create(body).await
+    }
+
+    /// One, by id.
+    pub async fn show(&self, migration: &str) -> Result<Migration> {
+        self.0.nouns("migrations").show(migration).await
+    }
+
+    /// All that the filters let through.
+    pub async fn list(&self, query: &Query<'_>) -> Result<Vec<Migration>> {
+        self.0.nouns("migrations").list(query).await
+    }
+
+    /// Ends one; the VM goes on where it is.
+    pub async fn cancel(&self, migration: &str) -> Result<Migration> {
+        self.0.nouns("migrations").add(migration, "cancel", &serde_json::json!({})).await
+    }
+
+    /// Waits until it is over, however it ends; `on_change` sees every state on the way. Polls the watch, so it costs
+    /// nothing while nothing happens.
+    pub async fn ended(&self, migration: &str, mut on_change: impl FnMut(&Migration)) -> Result<Migration> {
+        let query = [("id", migration.to_owned())];
+        loop {
+            // A watch begins with what is, and is begun again where the server restarted.
+            let mut changes = self.0.watch::<Migration>("v1/migrations", &query, None).await?;
+            while let Some(Ok(change)) = changes.next().await {
+                if let WatchEvent::Put { object, .. } = change {
+                    on_change(&object);
+                    if object.phase.is_over() {
+                        return Ok(object);
+                    }
+                }
+            }
+            let now = self.show(migration).await?;
+            if now.phase.is_over() {
+                return Ok(now);
+            }
+        }
+    }
+}
+
 /// VMs.
 pub struct Vms<'a>(&'a Client);
 
@@ -220,8 +274,7 @@ impl Vms<'_> {
     /// Waits until the VM rests as asked, or is in a state the closure accepts, or is gone; `on_change` sees every state
     /// on the way. Polls the watch, so it costs nothing while nothing happens.
     pub async fn settle(&self, vm: &str, mut on_change: impl FnMut(&VmView)) -> Result<Option<VmView>> {
-        use futures::StreamExt;
-        use hull_types::{error::ErrorKind, wire::WatchEvent};
+        use hull_types::error::ErrorKind;
         let mut view = match self.show(vm).await {
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
             shown => shown?,

@@ -143,8 +143,9 @@ mod tests {
     fn a_node_goes_when_no_vm_is_wanted_there() {
         let (node, _) = testing::node("n1");
         let deleted = |at: Option<Timestamp>| Vm { deleted_at: at, ..vm() };
-        let judged = |answers, holds: Holds<'_>| delete(&node, answers, holds, &mut call(&mut Seeded::new(1)));
-        let try_delete = |answers, vm: &Vm| judged(answers, Holds { placed: &[vm], coming: &[] });
+        let try_delete = |answers, vm: &Vm| {
+            delete(&node, answers, Holds { placed: &[vm], coming: &[] }, &mut call(&mut Seeded::new(1)))
+        };
         let refusal = try_delete(true, &deleted(None)).unwrap_err().detail;
         assert!(refusal.contains("holds 1 VMs with their disks (web); move them away (`hull node drain n1`)"));
         let refusal = try_delete(false, &deleted(None)).unwrap_err().detail;
@@ -152,7 +153,8 @@ mod tests {
         assert!(try_delete(true, &deleted(Some(NOW))).is_err(), "it is tearing down");
         assert!(try_delete(false, &deleted(Some(NOW))).is_ok(), "nobody is left to wait for");
 
-        let comes = |answers| judged(answers, Holds { placed: &[], coming: &[&vm()] });
+        let comes =
+            |answers| delete(&node, answers, Holds { placed: &[], coming: &[&vm()] }, &mut call(&mut Seeded::new(1)));
         assert!(comes(true).unwrap_err().detail.contains("1 VMs are on their way to it, node n1 (web)"));
         assert!(comes(false).is_ok(), "a silent node gets none");
     }

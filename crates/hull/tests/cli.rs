@@ -10,11 +10,23 @@ use kit::{Hull, Said};
 fn help_names_the_nouns_and_the_exit_codes() {
     let hull = Hull::new();
     let help = hull.ok(&["--help"]);
-    for word in ["vm", "image", "network", "node", "doctor", "Exit codes:", "First steps:"] {
+    for word in ["vm", "image", "network", "node", "migration", "doctor", "Exit codes:", "First steps:"] {
         assert!(help.contains(word), "{word}: {help}");
     }
-    for noun in ["vm", "image", "flavor", "keypair", "network", "node", "project", "token", "event", "context", "store"]
-    {
+    for noun in [
+        "vm",
+        "image",
+        "flavor",
+        "keypair",
+        "network",
+        "node",
+        "migration",
+        "project",
+        "token",
+        "event",
+        "context",
+        "store",
+    ] {
         assert!(hull.ok(&[noun, "--help"]).contains("list"), "{noun}");
     }
 }
@@ -24,7 +36,13 @@ fn completions_know_the_verbs_in_every_shell() {
     let hull = Hull::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = hull.ok(&["completion", shell]);
-        assert!(script.contains("rebuild") && script.contains("join-token"), "{shell}");
+        assert!(
+            script.contains("rebuild")
+                && script.contains("join-token")
+                && script.contains("migrate")
+                && script.contains("drain"),
+            "{shell}"
+        );
     }
 }
 
@@ -35,6 +53,9 @@ fn wrong_words_end_with_2_and_a_server_that_is_not_there_with_6() {
     hull.refused(2, &["vm", "create", "one", "--vcpus", "1", "--memory", "much"]);
     hull.refused(2, &["vm", "stop", "one", "--timeout", "5"]);
     hull.refused(2, &["node", "join", "nonsense"]);
+    hull.refused(2, &["node", "drain", "one", "--timeout", "5"]);
+    hull.refused(2, &["vm", "migrate", "one", "two"]);
+    hull.refused(2, &["migration", "cancel"]);
     let refusal = hull.refused(6, &["vm", "list"]);
     assert!(refusal.contains("hull up"), "it says how to start one: {refusal}");
     assert!(hull.run(&["down"]).err.contains("does not run"), "down twice is down");
@@ -126,4 +147,25 @@ fn quotas_are_set_and_shown_and_the_audit_tells_who_did_it() {
     let actors = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["actor"].clone());
     assert!(actors.into_iter().all(|actor| actor == "local-root"), "{lines}");
     hull.refused(2, &["audit", "list", "--since", "yesterday"]);
+}
+
+#[test]
+fn migrations_are_looked_up_and_an_empty_node_is_drained_at_once() {
+    let hull = Hull::new();
+    hull.up();
+    hull.refused(3, &["vm", "migrate", "nobody"]);
+    let id = "00000000-0000-0000-0000-000000000007";
+    hull.refused(3, &["migration", "show", id]);
+    hull.refused(3, &["migration", "cancel", id]);
+    hull.refused(2, &["migration", "list", "--phase", "flying"]);
+    let list = hull.ok(&["migration", "list"]);
+    assert_eq!(
+        list.split_whitespace().collect::<Vec<_>>(),
+        ["VM", "FROM", "TO", "PHASE", "AGE", "DOWNTIME", "ID", "REASON"]
+    );
+    hull.refused(3, &["node", "drain", "nowhere"]);
+    let nodes: serde_json::Value = serde_json::from_str(&hull.ok(&["node", "list", "-o", "json"])).unwrap();
+    let node = nodes[0]["name"].as_str().unwrap();
+    let drained = hull.ok(&["node", "drain", node, "--wait"]);
+    assert!(drained.contains("maintenance"), "{drained}");
 }

@@ -22,6 +22,7 @@ mod floating_ip;
 mod image;
 mod keypair;
 mod login;
+mod migration;
 mod named;
 mod names;
 mod network;
@@ -159,6 +160,9 @@ enum Command {
     /// Hosts that run VMs
     #[command(subcommand)]
     Node(node::Verb),
+    /// VMs on their way from node to node
+    #[command(subcommand)]
+    Migration(migration::Verb),
     /// Projects: who owns what
     #[command(subcommand)]
     Project(project::Verb),
@@ -274,6 +278,7 @@ impl Session {
             Command::Router(verb) => verb.run(&self).await,
             Command::FloatingIp(verb) => verb.run(&self).await,
             Command::Node(verb) => verb.run(&self).await,
+            Command::Migration(verb) => verb.run(&self).await,
             Command::Project(verb) => verb.run(&self).await,
             Command::Token(verb) => verb.run(&self).await,
             Command::User(verb) => verb.run(&self).await,

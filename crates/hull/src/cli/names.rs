@@ -72,6 +72,7 @@ fn mentions(label: &str, text: &str) -> Vec<(&'static str, Uuid)> {
             ("port", _) => Some("ports"),
             ("router", _) | ("of", "router") => Some("routers"),
             ("of", "vm") => Some("vms"),
+            ("from" | "to", "") => Some("nodes"),
             _ => None,
         };
         found.extend(noun.and_then(|noun| Some((noun, Uuid::parse_str(word).ok()?))));
@@ -90,6 +91,7 @@ mod tests {
         assert_eq!(mentions("subnets", &format!("{a} {b}")), [("subnets", a), ("subnets", b)]);
         assert_eq!(mentions("of", &format!("vm {a}")), [("vms", a)]);
         assert_eq!(mentions("of", &format!("router {a}")), [("routers", a)]);
+        assert_eq!(mentions("from", &a.to_string()), [("nodes", a)]);
         assert_eq!(mentions("rule", &format!("{a}  tcp 22 from group {b}")), [("security-groups", b)]);
         for (label, text) in [("of", "-".to_owned()), ("id", a.to_string()), ("gateway", "10.0.0.1".to_owned())] {
             assert_eq!(mentions(label, &text), [], "{label}");

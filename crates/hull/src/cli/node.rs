@@ -16,6 +16,7 @@ use crate::{
     wiring::Parts,
 };
 
+mod drain;
 mod local;
 
 #[derive(Debug, Subcommand)]
@@ -36,6 +37,8 @@ pub(crate) enum Verb {
         #[arg(long)]
         off: bool,
     },
+    /// Take a node out of service and move its VMs to others, two at once
+    Drain(drain::Drain),
     /// Forget a node that is gone and holds no VMs
     #[command(visible_alias = "rm")]
     Delete {
@@ -128,6 +131,7 @@ impl Verb {
             Self::List
             | Self::Show { .. }
             | Self::Maintenance { .. }
+            | Self::Drain(_)
             | Self::Delete { .. }
             | Self::JoinToken { .. } => Ok(2),
         }
@@ -142,6 +146,7 @@ impl Verb {
                 let update = NodeUpdate { maintenance: Some(!off) };
                 output::one(&nodes.update::<_, NodeView>(&node, &update).await?, session.format);
             }
+            Self::Drain(drain) => drain.run(session).await?,
             Self::Delete { node } => nodes.delete(&node).await?,
             Self::JoinToken { reusable, name } => {
                 let wanted = JoinTokenCreate { reusable, name };

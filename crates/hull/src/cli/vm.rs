@@ -13,7 +13,7 @@ use hull_types::{
     wire::{ExecRequest, PasswordRequest, VmAction, VmUpdate, VmView},
 };
 
-use super::{Session, Waiting, pair, ssh, vm_create, vnc};
+use super::{Session, Waiting, migration, pair, ssh, vm_create, vnc};
 use crate::{
     output::{self, Show, word},
     wait,
@@ -60,6 +60,8 @@ pub(crate) enum Verb {
     Suspend(Several),
     /// Give a VM another size
     Resize(Resize),
+    /// Move a VM to another node, with its disk, its memory and its addresses; it is halted meanwhile
+    Migrate(migration::Migrate),
     /// Throw a VM's disk away and make it anew from an image
     Rebuild {
         #[command(flatten)]
@@ -358,6 +360,7 @@ impl Verb {
             Self::Resize(Resize { one, flavor, vcpus, memory, disk }) => {
                 session.act(one.into(), &VmAction::Resize { flavor, vcpus, memory, disk }).await?;
             }
+            Self::Migrate(migrate) => migrate.run(session).await?,
             Self::Rebuild { one, image } => session.act(one.into(), &VmAction::Rebuild { image }).await?,
             Self::Rescue { one, image } => session.act(one.into(), &VmAction::Rescue { image }).await?,
             Self::Unrescue(one) => session.act(one.into(), &VmAction::Unrescue).await?,
