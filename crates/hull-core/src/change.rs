@@ -193,6 +193,11 @@ pub enum Claim {
         /// The holder.
         network: NetworkId,
     },
+    /// A router's number on nodes.
+    RouterNumber {
+        /// The holder, whose id tells the number.
+        router: RouterId,
+    },
     /// A host name.
     Hostname {
         /// On which network.
@@ -216,7 +221,11 @@ impl Claim {
                     "there is already a {noun} named {name:?}{place}; choose another name, or delete that one first"
                 )))
             }
-            Self::Address { .. } | Self::Mac { .. } | Self::Vni { .. } | Self::Hostname { .. } => None,
+            Self::Address { .. }
+            | Self::Mac { .. }
+            | Self::Vni { .. }
+            | Self::RouterNumber { .. }
+            | Self::Hostname { .. } => None,
         }
     }
 }

@@ -23,7 +23,7 @@ use hull_types::{
 
 use crate::{
     call::Call,
-    change::{Changes, Doc, Expect, Named, Write},
+    change::{Changes, Claim, Doc, Expect, Named, Write},
     event, head, ipam, mac,
     network::count,
     owner::Owner,
@@ -84,6 +84,7 @@ pub fn create(
     check_routes(&router.routes, &present, out)?;
     let event = told(&router, "router.create", "created", call);
     changes.push(Write::Claim(head::claim(Named::Router, &router.meta, router.id.0)));
+    changes.push(Write::Claim(Claim::RouterNumber { router: router.id }));
     Ok(changes.and(Write::PutRouter(Box::new(router))).event(event))
 }
 
@@ -216,6 +217,7 @@ pub fn delete(router: &Router, gateways: &[&Port], owner: &Owner<'_>, call: &mut
     gateways.iter().for_each(|gateway| port::remove(&mut changes, gateway, &[], call));
     changes.push(Write::DeleteRouter(router.id));
     changes.push(Write::Release(head::claim(Named::Router, &router.meta, router.id.0)));
+    changes.push(Write::Release(Claim::RouterNumber { router: router.id }));
     Ok(changes.event(event))
 }
 

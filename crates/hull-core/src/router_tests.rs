@@ -34,6 +34,22 @@ fn tied<'a>(router: &'a Router, joins: &'a [Joined<'a>], through: usize) -> Tied
 }
 
 #[test]
+fn a_routers_number_is_its_own_until_it_is_gone() {
+    let request = serde_json::from_str(r#"{"name": "r"}"#).unwrap();
+    let project = project();
+    let made = create(&request, &[], None, &owner(&project), &mut call(&mut Seeded::new(1))).unwrap();
+    let router = made.writes.iter().find_map(|w| if let Write::PutRouter(r) = w { Some(r.clone()) } else { None });
+    let router = router.unwrap();
+    let number = Claim::RouterNumber { router: router.id };
+    assert!(made.writes.contains(&Write::Claim(number.clone())) && number.taken().is_none(), "it is drawn anew");
+    let gone = delete(&router, &[], &owner(&project), &mut call(&mut Seeded::new(2))).unwrap();
+    assert!(gone.writes.contains(&Write::Release(number)));
+    let id = |number: u128| RouterId(Uuid::from_u128(number)).number();
+    assert_eq!((id(0x8000_0000_0000_0006), id(0xffff_ffff_c000_0007)), (3, 3), "29 bits of the random part");
+    assert!(id(u128::MAX) < 1 << 29);
+}
+
+#[test]
 fn a_subnet_is_joined_once_and_knows_its_router() {
     let (network, one) = (inner(), subnet("10.0.0.0/24", 1));
     let joined = Joined { subnet: &one, network: &network };

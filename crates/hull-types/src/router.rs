@@ -13,6 +13,15 @@ use crate::{
     reason::Reason,
 };
 
+impl RouterId {
+    /// A number of 29 bits that no two routers of a cloud share: nodes tell routers apart by it where an id is too long, as
+    /// in the kernel's routing tables. Of the id's random part, and drawn anew with it where another router has it.
+    pub const fn number(self) -> u32 {
+        let id = self.0.as_u128() as u32;
+        (id & 0x3fff_fffe) >> 1
+    }
+}
+
 /// A router's way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -330,6 +330,7 @@ proptest! {
                     Claim::Mac { mac, .. } => prop_assert!(case.used.macs.insert(*mac)),
                     Claim::Hostname { hostname, .. } => prop_assert!(case.used.hostnames.insert(hostname.clone(), 1).is_none()),
                     Claim::Name { id, .. } => prop_assert!(held.insert(*id)),
+                    Claim::RouterNumber { .. } => prop_assert!(false, "a VM is no router"),
                     Claim::Vni { .. } => prop_assert!(false, "a VM has no number on the wire"),
                 }
             }

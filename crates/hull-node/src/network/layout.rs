@@ -137,11 +137,10 @@ pub(crate) fn network_link(network: NetworkId) -> String {
     format!("{NETWORK_PREFIX}{}", tail(&network.0, 12))
 }
 
-/// The routing tables of a router in a network's namespace: for what guests send, and for what the router sends. Of a
-/// version 7 UUID's random part, so that two routers of one network do not meet (one in a thousand million).
+/// The routing tables of a router in a network's namespace: for what guests send, and for what the router sends. By its
+/// number, which no other router has.
 pub(crate) fn router_tables(router: RouterId) -> (u32, u32) {
-    let id = router.0.as_bytes();
-    let number = u32::from_be_bytes([id[12], id[13], id[14], id[15]]) & 0x3fff_fffe;
+    let number = router.number() << 1;
     (0x4000_0000 | number, 0x4000_0000 | number | 1)
 }
 

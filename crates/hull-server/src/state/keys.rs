@@ -128,6 +128,11 @@ pub fn vni(vni: Vni) -> String {
     format!("vni/{vni}")
 }
 
+/// The key that keeps a router's number unique in the cloud.
+pub fn router_number(number: u32) -> String {
+    format!("router-number/{number}")
+}
+
 /// The key that keeps a host name unique in its network.
 pub fn hostname(network: NetworkId, hostname: &str) -> String {
     format!("hostname/{network}/{hostname}")

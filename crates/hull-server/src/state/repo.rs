@@ -245,6 +245,7 @@ fn claim_key(claim: &Claim) -> (String, uuid::Uuid) {
         Claim::Address { network, address, holder } => (keys::address(*network, *address), *holder),
         Claim::Mac { network, mac, port } => (keys::mac(*network, *mac), port.0),
         Claim::Vni { vni, network } => (keys::vni(*vni), network.0),
+        Claim::RouterNumber { router } => (keys::router_number(router.number()), router.0),
         Claim::Hostname { network, hostname, holder } => (keys::hostname(*network, hostname), *holder),
     }
 }
