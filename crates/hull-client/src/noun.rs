@@ -164,23 +164,22 @@ impl Migrations<'_> {
         self.0.nouns("migrations").add(migration, "cancel", &serde_json::json!({})).await
     }
 
-    /// Waits until it is over, however it ends; `on_change` sees every state on the way. Polls the watch, so it costs
-    /// nothing while nothing happens.
-    pub async fn ended(&self, migration: &str, mut on_change: impl FnMut(&Migration)) -> Result<Migration> {
+    /// Waits until it is as wanted, or over, however it ended. `wanted` sees every state on the way. Polls the watch, so it
+    /// costs nothing while nothing happens.
+    pub async fn until(&self, migration: &str, mut wanted: impl FnMut(&Migration) -> bool) -> Result<Migration> {
         let query = [("id", migration.to_owned())];
         loop {
             // A watch begins with what is, and is begun again where the server restarted.
             let mut changes = self.0.watch::<Migration>("v1/migrations", &query, None).await?;
             while let Some(Ok(change)) = changes.next().await {
                 if let WatchEvent::Put { object, .. } = change {
-                    on_change(&object);
-                    if object.phase.is_over() {
+                    if wanted(&object) || object.phase.is_over() {
                         return Ok(object);
                     }
                 }
             }
             let now = self.show(migration).await?;
-            if now.phase.is_over() {
+            if wanted(&now) || now.phase.is_over() {
                 return Ok(now);
             }
         }

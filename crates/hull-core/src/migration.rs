@@ -294,14 +294,23 @@ pub fn give_up(under_way: &UnderWay<'_>, to: Option<NodeSeen<'_>>, call: &mut Ca
             let since = clock(since, now);
             (ReasonCode::NodeUnreachable, format!("the node it was to go to, {name}, does not answer since {since}"))
         }
-        Some(NodeSeen { silent_since: None, .. }) if moving.deadline <= now => {
+        Some(NodeSeen { silent_since: None, .. }) => {
+            let why = is_late(under_way.migration, moving.deadline, now)?;
             let last = under_way.migration.reason.as_ref().map(|reason| format!(" ({})", reason.message));
-            let last = last.unwrap_or_default();
-            (ReasonCode::Migrating, format!("it was not done by {}{last}", clock(moving.deadline, now)))
+            (ReasonCode::Migrating, format!("{why}{}", last.unwrap_or_default()))
         }
-        Some(_) => return None,
     };
     Some(under_way.undone(MigrationPhase::Failed, Reason::new(code, message, now), call))
+}
+
+/// Why a migration has taken too long. One that began far in the future tells that the clock was set back: how long it has
+/// been is not known then, and it ends now rather than in years.
+fn is_late(migration: &Migration, deadline: Timestamp, now: Timestamp) -> Option<String> {
+    if deadline <= now {
+        return Some(format!("it was not done by {}", clock(deadline, now)));
+    }
+    let set_back = migration.began_at.duration_since(now) > PATIENCE;
+    set_back.then(|| "the clock was set back since it began, so nobody knows how long it has taken".to_owned())
 }
 
 /// What becomes of a word from the node that a VM goes to.

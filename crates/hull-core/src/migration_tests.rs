@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
+    change::Expect,
     placement::Room,
     testing::{self, NOW, Seeded, at, call, name},
     vm::{
@@ -212,6 +213,16 @@ fn who_cannot_let_go_or_take_ends_it_and_the_vm_stays() {
 }
 
 #[test]
+fn it_lands_on_no_node_that_is_removed_at_that_moment() {
+    let mut cloud = running().begun();
+    assert!(cloud.says(&cloud.old(VmPhase::Released), 1));
+    let said = cloud.new_node(VmPhase::Arrived);
+    let judged = arrival(&cloud.under_way(), Some(&cloud.status), &said, &mut call(&mut Seeded::new(3)));
+    let Arrival::Take(changes) = judged else { panic!("{judged:?}") };
+    assert!(changes.expect.contains(&Expect::Exists(Doc::Node(THERE))), "its disk would be out of the cloud with it");
+}
+
+#[test]
 fn it_is_cancelled_until_it_has_changed_hands() {
     let mut cloud = running().begun();
     let changes = cancel(&cloud.under_way(), &mut call(&mut Seeded::new(3))).unwrap();
@@ -247,6 +258,8 @@ fn it_is_given_up_where_the_new_node_is_away_or_time_is_over() {
     let minutes = 60 + 10;
     assert_eq!(after(minutes * 60 - 1, seen(None)), None, "an hour, and a minute for each GiB");
     assert!(after(minutes * 60, seen(None)).unwrap().contains("not done by 13:10 UTC"));
+    assert_eq!(after(-60, seen(None)), None, "a clock put right by a minute is nothing");
+    assert!(after(-86_400, seen(None)).unwrap().contains("the clock was set back"), "it does not wait for years");
 }
 
 #[test]

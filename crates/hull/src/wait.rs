@@ -19,8 +19,11 @@ pub(crate) const DELETION: Duration = Duration::from_secs(600);
 /// is an error, and so is a deadline that passed.
 pub(crate) async fn moved(client: &Client, id: &str, deadline: Duration) -> Result<Migration> {
     let spinner = progress::spinner(id);
-    let told = |it: &Migration| spinner.set_message(format!("{} is {}{}", it.vm_name, word(&it.phase), because(it)));
-    let ended = tokio::time::timeout(deadline, client.migrations().ended(id, told)).await;
+    let told = |it: &Migration| {
+        spinner.set_message(format!("{} is {}{}", it.vm_name, word(&it.phase), because(it)));
+        false
+    };
+    let ended = tokio::time::timeout(deadline, client.migrations().until(id, told)).await;
     spinner.finish_and_clear();
     let Ok(ended) = ended else {
         let now = client.migrations().show(id).await?;
@@ -35,7 +38,7 @@ pub(crate) async fn moved(client: &Client, id: &str, deadline: Duration) -> Resu
     judge(ended?)
 }
 
-/// A migration that is over, or why it did not do what it was to do.
+/// A migration, or why it did not do what it was to do.
 pub(crate) fn judge(ended: Migration) -> Result<Migration> {
     let (vm, why) = (&ended.vm_name, because(&ended));
     match ended.phase {

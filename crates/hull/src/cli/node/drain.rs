@@ -2,7 +2,7 @@
 //! their order; each goes by a migration of its own, which goes on by itself.
 //!
 //! ```text
-//!   maintenance ─► who is here, who is on the way? ─► begin, up to AT_ONCE ─► wait for one to end ─┐
+//!   maintenance ─► who is here, who is on the way? ─► begin, up to AT_ONCE ─► wait for one to go ──┐
 //!                        ▲                                                                         │
 //!                        └─────────────────── until nobody is on the way ──────────────────────────┘
 //! ```
@@ -14,7 +14,7 @@ use futures::future::select_all;
 use hull_types::{
     error::{Error, ErrorKind, Result},
     id::VmId,
-    migration::{Migration, MigrationPhase},
+    migration::Migration,
     name::Name,
     wire::{MigrationCreate, NodeUpdate, NodeView, VmView},
 };
@@ -91,13 +91,14 @@ impl Draining<'_> {
             }
             let migrations = self.session.client.migrations();
             let ids: Vec<String> = moving.iter().map(|migration| migration.id.to_string()).collect();
-            let (ended, ..) = select_all(ids.iter().map(|id| Box::pin(migrations.ended(id, |_| ())))).await;
+            let decided = |migration: &Migration| !migration.phase.can_be_undone();
+            let (ended, ..) = select_all(ids.iter().map(|id| Box::pin(migrations.until(id, decided)))).await;
             let ended = ended?;
             match wait::judge(ended.clone()) {
                 Ok(_) => output::note(format!("{} has moved", ended.vm_name)),
                 Err(why) => {
                     output::note(&why.detail);
-                    if ended.from == self.node.node.id && ended.phase != MigrationPhase::Done {
+                    if ended.from == self.node.node.id && ended.moved_at.is_none() {
                         self.stuck.insert(ended.vm, (ended.vm_name, why.detail));
                     }
                 }
@@ -110,7 +111,8 @@ impl Draining<'_> {
         let id = self.node.node.id.to_string();
         let migrations = self.session.client.migrations();
         let mut moving = migrations.list(&[("node", id.clone())]).await?;
-        moving.retain(|migration| !migration.phase.is_over());
+        // Once a VM is its new node's, this one is rid of it; each comes so far, or is given up by its deadline.
+        moving.retain(|migration| migration.phase.can_be_undone());
         let mut left = self.here().await?;
         left.retain(|it| it.vm.deleted_at.is_none());
         self.stuck.retain(|vm, _| left.iter().any(|it| it.vm.id == *vm));
