@@ -172,10 +172,10 @@ impl Migrations<'_> {
             // A watch begins with what is, and is begun again where the server restarted.
             let mut changes = self.0.watch::<Migration>("v1/migrations", &query, None).await?;
             while let Some(Ok(change)) = changes.next().await {
-                if let WatchEvent::Put { object, .. } = change {
-                    if wanted(&object) || object.phase.is_over() {
-                        return Ok(object);
-                    }
+                if let WatchEvent::Put { object, .. } = change
+                    && (wanted(&object) || object.phase.is_over())
+                {
+                    return Ok(object);
                 }
             }
             let now = self.show(migration).await?;

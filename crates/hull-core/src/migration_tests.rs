@@ -214,7 +214,7 @@ fn who_cannot_let_go_or_take_ends_it_and_the_vm_stays() {
 
 #[test]
 fn it_lands_on_no_node_that_is_removed_at_that_moment() {
-    let mut cloud = running().begun();
+    let mut cloud = running().ready();
     assert!(cloud.says(&cloud.old(VmPhase::Released), 1));
     let said = cloud.new_node(VmPhase::Arrived);
     let judged = arrival(&cloud.under_way(), Some(&cloud.status), &said, &mut call(&mut Seeded::new(3)));

@@ -22,7 +22,7 @@ pub(crate) enum Verb {
         /// Only those from or to this node
         #[arg(long)]
         node: Option<String>,
-        /// Only those in this phase: releasing, copying, starting, done, failed, cancelled
+        /// Only those in this phase: preparing, releasing, copying, starting, done, failed, cancelled
         #[arg(long)]
         phase: Option<String>,
     },
