@@ -340,7 +340,7 @@ pub fn arrival(under_way: &UnderWay<'_>, last: Option<&VmStatus>, said: &VmStatu
     }
     let ready = placement.moving.is_some_and(|moving| moving.ready);
     if !ready && said.phase == VmPhase::Expected {
-        return Arrival::Take(releasing(under_way));
+        return Arrival::Take(releasing(under_way, call));
     }
     let held = |last: &VmStatus| {
         last.generation == placement.generation
@@ -364,8 +364,12 @@ pub fn arrival(under_way: &UnderWay<'_>, last: Option<&VmStatus>, said: &VmStatu
     Arrival::Take(under_way.base().and(under_way.put(held_up)))
 }
 
-/// The new node is ready: the VM may leave.
-fn releasing(under_way: &UnderWay<'_>) -> Changes {
+/// The new node is ready: the VM may leave, unless it runs a rescue system by now, which is not made to go anywhere.
+fn releasing(under_way: &UnderWay<'_>, call: &mut Call<'_>) -> Changes {
+    if under_way.vm.rescue.is_some() {
+        let reason = Reason::new(ReasonCode::Requested, "it went into rescue mode; leave that first", call.now);
+        return under_way.undone(MigrationPhase::Failed, reason, call);
+    }
     let moving = under_way.placement.moving.map(|moving| Moving { ready: true, ..moving });
     let leaves = Placement { moving, ..under_way.placement.clone() };
     let releasing = Migration { phase: MigrationPhase::Releasing, reason: None, ..under_way.migration.clone() };

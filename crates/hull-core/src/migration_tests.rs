@@ -223,6 +223,15 @@ fn it_lands_on_no_node_that_is_removed_at_that_moment() {
 }
 
 #[test]
+fn a_vm_that_goes_into_rescue_mode_before_it_leaves_stays() {
+    let mut cloud = running().begun();
+    let image = cloud.vm.boot.image.clone().unwrap();
+    cloud.vm.rescue = Some(hull_types::vm::Rescue { image });
+    assert!(cloud.says(&cloud.new_node(VmPhase::Expected), 1));
+    assert_eq!((cloud.migration().phase, cloud.placement.moving), (MigrationPhase::Failed, None));
+}
+
+#[test]
 fn it_is_cancelled_until_it_has_changed_hands() {
     let mut cloud = running().begun();
     let changes = cancel(&cloud.under_way(), &mut call(&mut Seeded::new(3))).unwrap();

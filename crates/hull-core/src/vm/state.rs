@@ -114,7 +114,8 @@ pub fn standing(seen: &Seen<'_>) -> Standing {
         let message = format!("node {} does not answer since {}{last}", node.name, clock(since, now));
         return Standing::moving(VmState::Unknown, Reason::new(ReasonCode::NodeUnreachable, message, since));
     }
-    if let Some(moving) = placement.leaving() {
+    // Until the other node is ready it goes on here as ever.
+    if let Some(moving) = placement.leaving().filter(|moving| moving.ready) {
         return Standing::moving(VmState::Migrating, migrating(current, moving));
     }
     match current {

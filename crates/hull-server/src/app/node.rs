@@ -129,6 +129,8 @@ impl App {
     /// `Forbidden` but for system admins; `NotFound`; `Conflict` while VMs are on it.
     pub async fn delete_node(&self, ctx: &Ctx, text: &str) -> Result<()> {
         ctx.on_system()?;
+        // No VM is given to it meanwhile.
+        let _turn = self.placing.lock().await;
         self.change(ctx, |state, call| {
             let node = find(state, text)?;
             ctx.matches(node.revision)?;

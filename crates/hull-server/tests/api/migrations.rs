@@ -173,6 +173,7 @@ async fn a_vm_is_let_go_fetched_and_runs_on_its_new_node() {
     let expected = stage.told(&stage.new, "to expect it", |_| true).await;
     assert_eq!((expected.transit, expected.generation), (Some(Transit::Expected { migration }), 2));
     assert_eq!(stage.held(&stage.old).unwrap().transit, None, "it runs on until the new node is ready");
+    assert_eq!(stage.vm().await["state"], "running");
     stage.says(&stage.new, VmPhase::Expected, None).await;
     let leaving = stage.told(&stage.old, "to let it go", |vm| vm.transit.is_some()).await;
     assert_eq!((leaving.transit, leaving.generation), (Some(Transit::Leaving { migration }), 1));
@@ -426,7 +427,7 @@ async fn a_node_that_a_vm_goes_to_is_not_removed_under_it() {
 #[tokio::test]
 async fn they_are_the_operators_affair() {
     let stage = Stage::set().await;
-    let migration = stage.begin().await;
+    let migration = stage.leaving().await;
     let member = crate::identity::user(&stage.cloud, "ann", Some("default"), "admin").await;
     let reader = crate::identity::user(&stage.cloud, "rob", None, "reader").await;
     let cancel = format!("/v1/migrations/{migration}/cancel");
@@ -437,7 +438,7 @@ async fn they_are_the_operators_affair() {
     member.get("/v1/migrations").await.refused("forbidden");
     assert_eq!(member.get("/v1/vms/w").await.state(), "migrating", "its owner sees that it goes");
     assert_eq!(reader.get("/v1/migrations").await.ok()["items"][0]["id"], json!(migration));
-    assert_eq!(reader.get(&format!("/v1/migrations/{migration}")).await.ok()["phase"], "preparing");
+    assert_eq!(reader.get(&format!("/v1/migrations/{migration}")).await.ok()["phase"], "releasing");
 }
 
 #[tokio::test]
