@@ -22,6 +22,8 @@ pub mod founding;
 pub mod host;
 pub mod life;
 pub mod link;
+mod migrating;
+mod migrations;
 mod networking;
 pub mod quiet;
 pub mod run;

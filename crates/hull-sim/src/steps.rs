@@ -29,11 +29,12 @@ impl Cloud {
         match self.fate.below(100) {
             0..20 => self.create().await,
             20..40 => self.act().await,
-            40..55 => self.networking().await,
-            55..65 => self.delete().await,
-            65..68 => self.rename().await,
-            68..72 => self.image().await,
-            72..90 => self.fault().await,
+            40..52 => self.networking().await,
+            52..60 => self.delete().await,
+            60..62 => self.rename().await,
+            62..66 => self.image().await,
+            66..74 => self.migrating().await,
+            74..90 => self.fault().await,
             _ => self.mend().await,
         }
         let still = Duration::from_millis(match self.fate.below(10) {

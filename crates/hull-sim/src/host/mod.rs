@@ -10,6 +10,7 @@
 //! ("a second hypervisor for one disk") is written down in [`Host::broken`].
 
 mod disks;
+mod guests;
 mod handover;
 mod hypervisor;
 mod machine;
@@ -33,12 +34,13 @@ use hull_types::{
     units::Bytes,
     vm::{Exit, ExitCause},
 };
+use serde::{Deserialize, Serialize};
 
-pub use self::machine::Machine;
+pub use self::{guests::Guests, machine::Machine};
 use crate::{clock::SimClock, fate::Fate};
 
 /// What of a VM's disks is on the host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSet {
     /// Root disks by generation, with their sizes.
     pub roots: BTreeMap<u64, Bytes>,
@@ -48,10 +50,12 @@ pub struct DiskSet {
     pub seed: bool,
     /// How often a guest has run on it: saved memory fits only the disk it was saved with.
     pub runs: u64,
+    /// Whether only a part of it came from another host, or not all of it at one time.
+    pub torn: bool,
 }
 
 /// A machine's memory in a file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Saved {
     /// How often a guest had run on its disk.
     runs: u64,
@@ -93,13 +97,14 @@ pub struct Host {
     pub name: String,
     fate: Arc<Fate>,
     clock: SimClock,
+    guests: Arc<Guests>,
     inner: Mutex<Inner>,
 }
 
 impl Host {
     /// A host that has just booted for the first time.
-    pub fn new(name: &str, fate: Arc<Fate>, clock: SimClock) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), fate, clock, inner: Mutex::default() })
+    pub fn new(name: &str, fate: Arc<Fate>, clock: SimClock, guests: Arc<Guests>) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), fate, clock, guests, inner: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -145,6 +150,20 @@ impl Host {
     /// Promises broken here.
     pub fn broken(&self) -> Vec<String> {
         self.lock().broken.clone()
+    }
+
+    /// The VMs of which anything is here, and what.
+    pub fn holds(&self) -> BTreeMap<VmId, Vec<&'static str>> {
+        let inner = self.lock();
+        let mut held = BTreeMap::<VmId, Vec<&'static str>>::new();
+        let mut add = |vm: VmId, what| held.entry(vm).or_default().push(what);
+        inner.machines.keys().for_each(|&vm| add(vm, "a process"));
+        inner.disks.keys().for_each(|&vm| add(vm, "disks"));
+        inner.records.keys().for_each(|&vm| add(vm, "a record"));
+        inner.metadata.iter().for_each(|&vm| add(vm, "metadata"));
+        let of = |path: &PathBuf| path.parent()?.file_name()?.to_str()?.parse().ok();
+        inner.saved.keys().filter_map(of).for_each(|vm| add(VmId(vm), "saved memory"));
+        held
     }
 
     /// What is left here, by kind; all empty where nothing leaked.
@@ -247,7 +266,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_second_hypervisor_and_a_forgotten_one_are_seen() {
-        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new());
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new(), Arc::default());
         let doors = host.doors();
         doors.start(spec()).await.unwrap();
         assert!(host.broken().is_empty());
@@ -259,7 +278,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn memory_goes_with_the_disk_it_was_saved_with_only() {
-        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new());
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new(), Arc::default());
         let doors = host.doors();
         let file = PathBuf::from("/sim/vm/memory");
         let vmm = doors.start(spec()).await.unwrap();
@@ -276,7 +295,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn closed_doors_let_nobody_through() {
-        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new());
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new(), Arc::default());
         let doors = host.doors();
         doors.close();
         let through = tokio::time::timeout(Duration::from_secs(3600), doors.start(spec())).await;
