@@ -24,6 +24,7 @@ use crate::{
     clock::SimClock,
     fate::Fate,
     founding,
+    fuse::Fuse,
     host::{Doors, Guests, Host},
     life::LifeStore,
     link::{Cable, Dialled, SimConnector, Switchboard, What},
@@ -65,6 +66,8 @@ pub struct Cloud {
     pub clock: SimClock,
     /// The store, which never dies.
     pub store: Arc<MemoryStore>,
+    /// Cuts the server off from its store.
+    pub server_fuse: Arc<Fuse>,
     /// The nodes.
     pub nodes: Vec<SimNode>,
     /// What the store says.
@@ -84,6 +87,7 @@ impl Cloud {
             fate: Arc::new(Fate::new(seed)),
             clock: SimClock::new(),
             store: Arc::new(MemoryStore::new()),
+            server_fuse: Arc::default(),
             nodes: Vec::new(),
             truth: Truth::default(),
             journal: Vec::new(),
@@ -121,7 +125,7 @@ impl Cloud {
         if self.server.is_some() {
             return;
         }
-        let store = Arc::new(LifeStore::new(self.store.clone(), self.fate.clone()));
+        let store = Arc::new(LifeStore::new(self.store.clone(), self.fate.clone(), self.server_fuse.clone()));
         let world = Arc::new(World { fate: self.fate.clone(), clock: self.clock });
         let env = Env::new(world.clone(), world.clone(), world);
         let core = match Box::pin(Core::start(store.clone(), None, env)).await {

@@ -19,6 +19,7 @@ pub mod clock;
 pub mod cloud;
 pub mod fate;
 pub mod founding;
+pub mod fuse;
 pub mod host;
 pub mod life;
 pub mod link;

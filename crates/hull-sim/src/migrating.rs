@@ -1,33 +1,69 @@
-//! Steps that send VMs from node to node, and end that.
+//! Steps that send VMs from node to node, and what befalls those that are on their way.
 
 use std::time::Duration;
 
-use hull_types::wire::MigrationCreate;
+use hull_types::{migration::Migration, wire::MigrationCreate};
 
-use crate::cloud::{Cloud, ctx};
-
-/// How long a call may take while the server is up.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+use crate::{
+    cloud::{Cloud, ctx},
+    link::Cable,
+    steps::ANSWER_WITHIN,
+};
 
 impl Cloud {
-    /// Begins a migration, or cancels one.
+    /// Begins a migration; often something befalls it, and at times more than one thing.
     pub(crate) async fn migrating(&mut self) {
         let Some(app) = self.app().cloned() else { return };
-        let fate = self.fate.clone();
-        let under_way: Vec<String> =
-            self.truth.migrations_under_way().map(|migration| migration.id.to_string()).collect();
-        if fate.chance(15)
-            && let Some(id) = fate.one_of(&under_way)
-        {
-            let done = tokio::time::timeout(ANSWER_WITHIN, app.cancel_migration(&ctx(), id)).await;
-            self.judge(&format!("cancel migration {id}"), done);
-            return;
-        }
         let vms: Vec<String> = self.truth.vms.keys().map(ToString::to_string).collect();
-        let Some(vm) = fate.one_of(&vms).cloned() else { return };
-        let node = fate.chance(50).then(|| self.nodes[fate.below(self.nodes.len())].id.to_string());
+        let Some(vm) = self.fate.one_of(&vms).cloned() else { return };
+        let node = self.fate.chance(50).then(|| self.nodes[self.fate.below(self.nodes.len())].id.to_string());
         let request = MigrationCreate { vm, node };
         let begun = tokio::time::timeout(ANSWER_WITHIN, app.begin_migration(&ctx(), &request)).await;
-        self.judge(&format!("migrate {} to {:?}", request.vm, request.node), begun);
+        let begun = self.judge(&format!("migrate {} to {:?}", request.vm, request.node), begun);
+        while let Some(begun) = &begun
+            && self.fate.chance(60)
+        {
+            let still = if self.fate.chance(70) { 15_000 } else { 100_000 };
+            self.pass(Duration::from_millis(self.fate.below(still) as u64)).await;
+            self.befall(&begun.object).await;
+        }
+    }
+
+    /// Something befalls a VM on its way.
+    async fn befall(&mut self, migration: &Migration) {
+        let end = if self.fate.chance(60) { migration.to } else { migration.from };
+        let Some(number) = self.nodes.iter().position(|node| node.id == end) else { return };
+        let kind = self.fate.below(14);
+        self.note(format!("{kind} befalls migration {} at node {number}", migration.id));
+        match kind {
+            0 | 1 => self.cancel(migration).await,
+            2 | 3 => self.act_on(&migration.vm.to_string()).await,
+            4 => {
+                self.kill_node(number);
+                self.start_node(number).await;
+            }
+            5 => self.kill_node(number),
+            6 => self.start_node(number).await,
+            7 => {
+                self.reboot_host(number);
+                self.start_node(number).await;
+            }
+            8 => {
+                self.kill_server();
+                self.start_server().await;
+            }
+            9 => _ = self.nodes[number].cable.send_replace(Cable::Cut),
+            10 => _ = self.nodes[number].cable.send_replace(Cable::Silent),
+            11 => _ = self.nodes[number].cable.send_replace(Cable::Whole),
+            12 => self.nodes[number].host.set_faults(|faults| faults.disk_full = !faults.disk_full),
+            _ => self.machine_fault(number),
+        }
+    }
+
+    async fn cancel(&mut self, migration: &Migration) {
+        let Some(app) = self.app().cloned() else { return };
+        let id = migration.id.to_string();
+        let done = tokio::time::timeout(ANSWER_WITHIN, app.cancel_migration(&ctx(), &id)).await;
+        self.judge(&format!("cancel migration {id}"), done);
     }
 }

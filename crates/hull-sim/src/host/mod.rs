@@ -37,7 +37,7 @@ use hull_types::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{guests::Guests, machine::Machine};
-use crate::{clock::SimClock, fate::Fate};
+use crate::{clock::SimClock, fate::Fate, fuse::Fuse};
 
 /// What of a VM's disks is on the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,13 +98,15 @@ pub struct Host {
     fate: Arc<Fate>,
     clock: SimClock,
     guests: Arc<Guests>,
+    /// Closes the doors of the runtime's present life.
+    pub fuse: Fuse,
     inner: Mutex<Inner>,
 }
 
 impl Host {
     /// A host that has just booted for the first time.
     pub fn new(name: &str, fate: Arc<Fate>, clock: SimClock, guests: Arc<Guests>) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), fate, clock, guests, inner: Mutex::default() })
+        Arc::new(Self { name: name.to_owned(), fate, clock, guests, fuse: Fuse::default(), inner: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -150,6 +152,11 @@ impl Host {
     /// Promises broken here.
     pub fn broken(&self) -> Vec<String> {
         self.lock().broken.clone()
+    }
+
+    /// Whether all of a VM that came from another host is here.
+    pub fn has_whole(&self, vm: VmId) -> bool {
+        self.lock().disks.get(&vm).is_some_and(|disks| !disks.torn)
     }
 
     /// The VMs of which anything is here, and what.
@@ -207,6 +214,9 @@ impl Doors {
     }
 
     async fn alive(&self) {
+        if self.host.fuse.burns() {
+            self.close();
+        }
         if !self.open.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
