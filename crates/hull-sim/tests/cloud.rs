@@ -1,16 +1,13 @@
 //! Never twice, never stuck, nothing leaked, history complete: by many seeds.
 //!
 //! Each run is a process of its own, because a seed must fix everything: `HashMap`'s keys and tokio's `select!` draw from
-//! the system's randomness, of which this binary has its own kind ([`getrandom`]), and from a counter of runtimes made in
+//! the system's randomness, of which this binary has its own kind (`seeded`), and from a counter of runtimes made in
 //! the process. `HULL_SIM_SEED=<seed> cargo nextest run -p hull-sim promises` plays one run again.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::{
-    collections::BTreeMap,
-    ops::Range,
-    process::Command,
-    sync::atomic::{AtomicU64, Ordering},
-};
+mod seeded;
+
+use std::{collections::BTreeMap, ops::Range, process::Command};
 
 use hull_sim::{
     run::{Plan, Verdict, run},
@@ -75,25 +72,6 @@ const SEEN: &[&str] = &[
 
 /// What runs about migrations must have come to see.
 const MOVED: &[&str] = &["vm.migrate", "vm.move", "vm.migrate-cancelled", "vm.migrate-failed"];
-
-static RANDOM: AtomicU64 = AtomicU64::new(0);
-
-/// The C library's `getrandom(2)`, for this binary: SplitMix64 from the run's seed.
-///
-/// # Safety
-/// As the original: `buffer` is writable for `length` bytes.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, _flags: u32) -> isize {
-    // SAFETY: the caller promises so.
-    let bytes = unsafe { std::slice::from_raw_parts_mut(buffer, length) };
-    for byte in bytes {
-        let mut z = RANDOM.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        *byte = (z ^ (z >> 31)).to_be_bytes()[0];
-    }
-    length.cast_signed()
-}
 
 /// The seed asked for, in the child or by whoever plays a run again.
 fn seed_asked() -> Option<u64> {
