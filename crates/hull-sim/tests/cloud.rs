@@ -79,10 +79,8 @@ fn seed_asked() -> Option<u64> {
 }
 
 fn play(seed: u64) -> Verdict {
-    RANDOM.store(seed, Ordering::SeqCst);
-    // A thread of its own draws its own keys.
     let focus = if MIGRATING.contains(&seed) { Focus::Migrations } else { Focus::Everything };
-    std::thread::spawn(move || run(Plan { seed, nodes: NODES, steps: STEPS, focus })).join().unwrap()
+    seeded::play(seed, move || run(Plan { seed, nodes: NODES, steps: STEPS, focus }))
 }
 
 /// The body of a child: one run. Prints what it saw for its parent.
