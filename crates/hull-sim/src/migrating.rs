@@ -13,30 +13,39 @@ use crate::{
 impl Cloud {
     /// Begins a migration; often something befalls it, and at times more than one thing.
     pub(crate) async fn migrating(&mut self) {
-        let Some(app) = self.app().cloned() else { return };
         let vms: Vec<String> = self.truth.vms.keys().map(ToString::to_string).collect();
         let Some(vm) = self.fate.one_of(&vms).cloned() else { return };
         let node = self.fate.chance(50).then(|| self.nodes[self.fate.below(self.nodes.len())].id.to_string());
-        let request = MigrationCreate { vm, node };
-        let begun = tokio::time::timeout(ANSWER_WITHIN, app.begin_migration(&ctx(), &request)).await;
-        let begun = self.judge(&format!("migrate {} to {:?}", request.vm, request.node), begun);
+        let begun = self.send(&vm, node).await;
         while let Some(begun) = &begun
             && self.fate.chance(60)
         {
             let still = if self.fate.chance(70) { 15_000 } else { 100_000 };
             self.pass(Duration::from_millis(self.fate.below(still) as u64)).await;
-            self.befall(&begun.object).await;
+            self.befall(begun).await;
         }
+    }
+
+    async fn send(&mut self, vm: &str, node: Option<String>) -> Option<Migration> {
+        let app = self.app().cloned()?;
+        let request = MigrationCreate { vm: vm.to_owned(), node };
+        let begun = tokio::time::timeout(ANSWER_WITHIN, app.begin_migration(&ctx(), &request)).await;
+        self.judge(&format!("migrate {vm} to {:?}", request.node), begun).map(|begun| begun.object)
     }
 
     /// Something befalls a VM on its way.
     async fn befall(&mut self, migration: &Migration) {
         let end = if self.fate.chance(60) { migration.to } else { migration.from };
         let Some(number) = self.nodes.iter().position(|node| node.id == end) else { return };
-        let kind = self.fate.below(14);
+        let kind = self.fate.below(16);
         self.note(format!("{kind} befalls migration {} at node {number}", migration.id));
         match kind {
             0 | 1 => self.cancel(migration).await,
+            14 | 15 => {
+                self.cancel(migration).await;
+                self.pass(Duration::from_millis(self.fate.below(8_000) as u64)).await;
+                self.send(&migration.vm.to_string(), Some(migration.to.to_string())).await;
+            }
             2 | 3 => self.act_on(&migration.vm.to_string()).await,
             4 => {
                 self.kill_node(number);

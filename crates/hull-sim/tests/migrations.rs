@@ -103,6 +103,15 @@ impl Story {
         begun.object.id
     }
 
+    /// A node's cable breaks when it has all of the VM and nobody knows it yet.
+    async fn breaks_once_all_is_there(&mut self, to: usize, how: Cable) {
+        while !self.cloud.nodes[to].host.has_whole(self.vm) {
+            self.cloud.pass(Duration::from_millis(1)).await;
+        }
+        self.cloud.nodes[to].cable.send_replace(how);
+        assert!(self.cloud.truth.migrations_under_way().all(|migration| migration.phase == MigrationPhase::Copying));
+    }
+
     fn migration(&self, id: MigrationId) -> &Migration {
         &self.cloud.truth.migrations[&id.0]
     }
@@ -239,14 +248,7 @@ fn a_node_that_has_everything_and_is_not_heard_starts_nothing() {
         play(seed, |mut story| async move {
             let (from, to) = (story.on(), other(story.on()));
             let id = story.migrate().await;
-            for _ in 0..200_000 {
-                if story.cloud.nodes[to].host.has_whole(story.vm) {
-                    break;
-                }
-                story.cloud.pass(Duration::from_millis(1)).await;
-            }
-            story.cloud.nodes[to].cable.send_replace(Cable::Silent);
-            assert_eq!(story.migration(id).phase, MigrationPhase::Copying);
+            story.breaks_once_all_is_there(to, Cable::Silent).await;
             story.until("it is given up", |story| story.is_over(id)).await;
             assert_eq!(story.migration(id).phase, MigrationPhase::Failed);
             story
@@ -262,6 +264,33 @@ fn a_node_that_has_everything_and_is_not_heard_starts_nothing() {
             story.until("it is over", |story| story.is_over(id)).await;
             assert_eq!(story.runs_once(id).await.phase, MigrationPhase::Done);
             assert_eq!(story.machines(), [(to, true, RunState::Running)]);
+            story.leaves_nothing().await;
+        });
+    }
+}
+
+/// The first is cancelled while the new node has everything and cannot say so; the guest runs on, and is released again.
+#[test]
+fn what_came_by_one_migration_is_not_taken_for_what_comes_by_the_next() {
+    for seed in 0..16 {
+        let cable = if seed % 2 == 0 { Cable::Cut } else { Cable::Silent };
+        play(seed, move |mut story| async move {
+            let (from, to) = (story.on(), other(story.on()));
+            let first = story.migrate().await;
+            story.breaks_once_all_is_there(to, cable).await;
+            story.cloud.app().unwrap().cancel_migration(&ctx(), &first.to_string()).await.unwrap();
+            story
+                .until("it runs on the old node", move |story| story.machines() == [(from, true, RunState::Running)])
+                .await;
+            let second = story.migrate().await;
+            let released = move |story: &Story| {
+                let said = &story.cloud.truth.statuses[&story.vm.0];
+                said.phase == VmPhase::Released && said.migration == Some(second)
+            };
+            story.until("it is released again", released).await;
+            story.cloud.nodes[to].cable.send_replace(Cable::Whole);
+            story.until("it is over", |story| story.is_over(second)).await;
+            assert_eq!(story.runs_once(second).await.phase, MigrationPhase::Done);
             story.leaves_nothing().await;
         });
     }
