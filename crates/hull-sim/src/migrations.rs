@@ -125,3 +125,104 @@ fn goes(was: Option<&Migration>, is: Option<&Migration>) -> bool {
         (Some(_), Some(_)) => false,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use hull_store::{Batch, Change, Entry, Revision};
+
+    use super::*;
+
+    const OLD: &str = "00000000-0000-0000-0000-00000000000a";
+    const NEW: &str = "00000000-0000-0000-0000-00000000000b";
+    const VM: &str = "00000000-0000-0000-0000-000000000007";
+    const MIGRATION: &str = "00000000-0000-0000-0000-0000000000f1";
+    const AT: &str = "2026-01-01T00:00:00Z";
+
+    fn put(key: String, value: String) -> Change {
+        let revision = Revision(1);
+        let value = value.into_bytes().into();
+        Change::Put(Entry { key: key.into(), value, created: revision, modified: revision, version: 1, lease: None })
+    }
+
+    fn placed(node: &str, generation: u64, moving: bool) -> Change {
+        let moving = if moving {
+            format!(r#","moving":{{"migration":"{MIGRATION}","to":"{NEW}","deadline":"{AT}"}}"#)
+        } else {
+            String::new()
+        };
+        let text = format!(r#"{{"vm":"{VM}","node":"{node}","generation":{generation},"decided_at":"{AT}"{moving}}}"#);
+        put(format!("placement/{VM}"), text)
+    }
+
+    fn migration(phase: &str) -> Change {
+        let text = format!(
+            r#"{{"id":"{MIGRATION}","vm":"{VM}","vm_name":"web","project":"{VM}","from":"{OLD}","to":"{NEW}",
+            "phase":"{phase}","began_at":"{AT}","deadline":"{AT}"}}"#
+        );
+        put(format!("migration/{MIGRATION}"), text)
+    }
+
+    fn said(phase: &str) -> Change {
+        let text = format!(
+            r#"{{"vm":"{VM}","node":"{OLD}","generation":1,"observed_revision":1,"phase":"{phase}","power_seq":1,
+            "reboot_seq":0,"disk_generation":1,"rescue":false,"restarts":0,"at":"{AT}","migration":"{MIGRATION}"}}"#
+        );
+        put(format!("vm-status/{VM}"), text)
+    }
+
+    /// What these transactions break, but for that there is no such VM.
+    fn broken(batches: Vec<Vec<Change>>) -> String {
+        let mut truth = Truth::default();
+        for (at, changes) in batches.into_iter().enumerate() {
+            truth.take(&Batch { revision: Revision(at as u64 + 1), changes });
+        }
+        truth.broken.retain(|what| !what.contains("which is gone"));
+        truth.broken.join("; ")
+    }
+
+    fn until_released(phase: &str) -> Vec<Vec<Change>> {
+        vec![
+            vec![placed(OLD, 1, false)],
+            vec![placed(OLD, 1, true), migration("releasing")],
+            vec![said(phase), migration("copying")],
+        ]
+    }
+
+    fn then(last: Vec<Change>) -> String {
+        broken([until_released("released"), vec![last]].concat())
+    }
+
+    #[test]
+    fn a_whole_migration_breaks_nothing() {
+        let goes =
+            vec![vec![placed(NEW, 2, true), migration("starting")], vec![placed(NEW, 2, false), migration("done")]];
+        assert_eq!(broken([until_released("released"), goes].concat()), "");
+        assert_eq!(then(vec![placed(OLD, 1, false), migration("cancelled")]), "");
+    }
+
+    #[test]
+    fn a_node_changes_as_its_migration_says_and_in_no_other_way() {
+        let moved = || vec![placed(NEW, 2, true), migration("starting")];
+        let early = broken([until_released("suspending"), vec![moved()]].concat());
+        assert!(early.contains("while its old node did not hold it"), "{early}");
+        assert!(then(vec![placed(NEW, 1, true), migration("starting")]).contains("did not go where"));
+        assert!(then(vec![placed(VM, 2, true), migration("starting")]).contains("did not go where"));
+        assert!(then(vec![placed(NEW, 2, true)]).contains("while its migration went from"));
+        assert!(then(vec![placed(OLD, 2, true)]).contains("placed anew on its own node"));
+        let unasked = broken(vec![vec![placed(OLD, 1, false)], vec![placed(NEW, 2, false)]]);
+        assert!(unasked.contains("while its disk is on one node"), "{unasked}");
+    }
+
+    #[test]
+    fn a_migration_ends_once_and_with_its_placement() {
+        assert!(then(vec![placed(OLD, 1, false)]).contains("is not over"));
+        assert!(then(vec![migration("failed")]).contains("which is not so"));
+        assert!(then(vec![placed(OLD, 1, false), migration("done")]).contains("went from"));
+        let again = [
+            until_released("released"),
+            vec![vec![placed(OLD, 1, false), migration("failed")], vec![placed(OLD, 1, true), migration("releasing")]],
+        ];
+        assert!(broken(again.concat()).contains("went from"));
+    }
+}

@@ -250,7 +250,10 @@ impl hull_node::host::Host for Doors {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use hull_node::hypervisor::{Hypervisor, VmmSpec};
+    use hull_node::{
+        hypervisor::{Hypervisor, VmmSpec},
+        vm::handover::Handover,
+    };
     use hull_types::flavor::Resources;
     use uuid::Uuid;
 
@@ -301,6 +304,61 @@ mod tests {
         assert_eq!(host.broken(), [""; 0]);
         doors.start(restore()).await.unwrap();
         assert!(host.broken()[0].contains("moved on"));
+    }
+
+    /// A host, and another of the same cloud to which the VM's disk came while it ran here.
+    async fn two_hosts() -> (Arc<Host>, Arc<Host>, Arc<dyn hull_node::hypervisor::Vmm>) {
+        let (guests, fate, clock) = (Arc::<Guests>::default(), Arc::new(Fate::new(1)), SimClock::new());
+        let (one, other) =
+            (Host::new("one", fate.clone(), clock, guests.clone()), Host::new("other", fate, clock, guests));
+        let vmm = one.doors().start(spec()).await.unwrap();
+        let carried = hull_node::plan::record::Record::new(spec().vm).carried();
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let (from, to) = (one.doors(), other.doors());
+        let (given, taken) =
+            tokio::join!(from.give(spec().vm, carried.clone(), &mut near), to.take(spec().vm, &mut far));
+        given.unwrap();
+        assert_eq!(taken.unwrap(), carried);
+        assert_eq!([one.broken(), other.broken()].concat(), [""; 0]);
+        (one, other, vmm)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_while_a_guest_ran_is_not_whole() {
+        let (_, other, vmm) = two_hosts().await;
+        vmm.quit().await.unwrap();
+        assert!(!other.has_whole(spec().vm));
+        other.doors().start(spec()).await.unwrap();
+        assert!(other.broken()[0].contains("did not come whole"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_on_two_hosts_and_one_on_an_old_disk_are_seen() {
+        let (one, other, vmm) = two_hosts().await;
+        other.lock().disks.entry(spec().vm).or_default().torn = false;
+        other.doors().start(spec()).await.unwrap();
+        assert!(other.broken()[0].contains("while it lives on one"), "{:?}", other.broken());
+        vmm.quit().await.unwrap();
+        let vmm = other.doors().adopt(spec().vm, &spec().dir).await.unwrap().unwrap();
+        vmm.quit().await.unwrap();
+        assert_eq!((one.broken().len(), other.broken().len()), (0, 1));
+        one.doors().start(spec()).await.unwrap();
+        assert!(one.broken()[0].contains("has seen 1 runs, the newest has seen 2"), "{:?}", one.broken());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_half_is_not_whole() {
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new(), Arc::default());
+        let carried = hull_node::plan::record::Record::new(spec().vm).carried();
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let (from, to) = (host.doors(), host.doors());
+        let given = async {
+            _ = tokio::time::timeout(Duration::from_millis(700), from.give(spec().vm, carried, &mut near)).await;
+            drop(near);
+        };
+        let ((), taken) = tokio::join!(given, to.take(spec().vm, &mut far));
+        assert!(taken.unwrap_err().detail.contains("broke"));
+        assert!(host.holds().contains_key(&spec().vm) && !host.has_whole(spec().vm));
     }
 
     #[tokio::test(start_paused = true)]
