@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hull_store::{StoreError, memory::Fault};
 use hull_types::{migration::Migration, wire::MigrationCreate};
 
 use crate::{
@@ -37,7 +38,7 @@ impl Cloud {
     async fn befall(&mut self, migration: &Migration) {
         let end = if self.fate.chance(60) { migration.to } else { migration.from };
         let Some(number) = self.nodes.iter().position(|node| node.id == end) else { return };
-        let kind = self.fate.below(16);
+        let kind = self.fate.below(19);
         self.note(format!("{kind} befalls migration {} at node {number}", migration.id));
         match kind {
             0 | 1 => self.cancel(migration).await,
@@ -65,6 +66,8 @@ impl Cloud {
             10 => _ = self.nodes[number].cable.send_replace(Cable::Silent),
             11 => _ = self.nodes[number].cable.send_replace(Cable::Whole),
             12 => self.nodes[number].host.set_faults(|faults| faults.disk_full = !faults.disk_full),
+            16 => self.store.fail_next(Fault::Before(StoreError::Engine("simulated".into()))),
+            17 => self.store.fail_next(Fault::After(StoreError::Engine("simulated".into()))),
             _ => self.machine_fault(number),
         }
     }

@@ -207,6 +207,8 @@ fn dies_at(who: Who, calls: u32) -> Option<MigrationPhase> {
         story.cloud.pass(while_(calls)).await;
         match who {
             Who::Server => story.cloud.kill_server(),
+            // With the whole host, or without.
+            Who::New | Who::Old if calls % 3 == 0 => story.cloud.reboot_host(node),
             Who::New | Who::Old => story.cloud.kill_node(node),
         }
         story.cloud.pass(while_(calls / 4)).await;
@@ -360,6 +362,25 @@ fn what_is_asked_of_a_vm_on_its_way_comes_about() {
                 story.leaves_nothing().await;
             });
         }
+    }
+}
+
+#[test]
+fn a_full_disk_on_the_new_node_ends_it_and_the_guest_goes_on() {
+    for n in 0..12 {
+        play(u64::from(n), move |mut story| async move {
+            let from = story.on();
+            let id = story.migrate().await;
+            story.cloud.pass(Duration::from_millis(500) * n).await;
+            story.cloud.nodes[other(from)].host.set_faults(|faults| faults.disk_full = true);
+            story.until("it is over", |story| story.is_over(id)).await;
+            let migration = story.runs_once(id).await;
+            if migration.phase == MigrationPhase::Failed {
+                assert!(migration.reason.unwrap().message.contains("is full"));
+                assert_eq!(story.machines(), [(from, true, RunState::Running)]);
+            }
+            story.leaves_nothing().await;
+        });
     }
 }
 
