@@ -208,7 +208,7 @@ fn dies_at(who: Who, calls: u32) -> Option<MigrationPhase> {
         match who {
             Who::Server => story.cloud.kill_server(),
             // With the whole host, or without.
-            Who::New | Who::Old if calls % 3 == 0 => story.cloud.reboot_host(node),
+            Who::New | Who::Old if calls.is_multiple_of(3) => story.cloud.reboot_host(node),
             Who::New | Who::Old => story.cloud.kill_node(node),
         }
         story.cloud.pass(while_(calls / 4)).await;
