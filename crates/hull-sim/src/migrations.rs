@@ -100,6 +100,7 @@ impl Truth {
                     && !migration.phase.is_over()
                     && migration.to == moving.to
                     && undone == on.is_some()
+                    && moving.ready == (migration.phase != MigrationPhase::Preparing)
                     && on.is_none_or(|on| on == migration.from)
             });
             if !fits {
@@ -112,12 +113,13 @@ impl Truth {
 
 /// Whether a migration may go from one phase to the other in one transaction.
 fn goes(was: Option<&Migration>, is: Option<&Migration>) -> bool {
-    use MigrationPhase::{Cancelled, Copying, Done, Failed, Releasing, Starting};
+    use MigrationPhase::{Cancelled, Copying, Done, Failed, Preparing, Releasing, Starting};
     match (was.map(|was| was.phase), is.map(|is| is.phase)) {
-        (None, is) => is == Some(Releasing),
+        (None, is) => is == Some(Preparing),
         // What is over may be forgotten.
         (Some(was), None) => was.is_over(),
-        (Some(Releasing), Some(Releasing | Copying | Failed | Cancelled))
+        (Some(Preparing), Some(Preparing | Releasing | Failed | Cancelled))
+        | (Some(Releasing), Some(Releasing | Copying | Failed | Cancelled))
         | (Some(Copying), Some(Copying | Starting | Failed | Cancelled))
         // Where its VM is deleted it fails.
         | (Some(Starting), Some(Starting | Done | Failed)) => true,
@@ -146,8 +148,12 @@ mod tests {
     }
 
     fn placed(node: &str, generation: u64, moving: bool) -> Change {
-        let moving = if moving {
-            format!(r#","moving":{{"migration":"{MIGRATION}","to":"{NEW}","deadline":"{AT}"}}"#)
+        on_its_way(node, generation, moving.then_some(true))
+    }
+
+    fn on_its_way(node: &str, generation: u64, ready: Option<bool>) -> Change {
+        let moving = if let Some(ready) = ready {
+            format!(r#","moving":{{"migration":"{MIGRATION}","to":"{NEW}","deadline":"{AT}","ready":{ready}}}"#)
         } else {
             String::new()
         };
@@ -184,6 +190,7 @@ mod tests {
     fn until_released(phase: &str) -> Vec<Vec<Change>> {
         vec![
             vec![placed(OLD, 1, false)],
+            vec![on_its_way(OLD, 1, Some(false)), migration("preparing")],
             vec![placed(OLD, 1, true), migration("releasing")],
             vec![said(phase), migration("copying")],
         ]
@@ -221,7 +228,7 @@ mod tests {
         assert!(then(vec![placed(OLD, 1, false), migration("done")]).contains("went from"));
         let again = [
             until_released("released"),
-            vec![vec![placed(OLD, 1, false), migration("failed")], vec![placed(OLD, 1, true), migration("releasing")]],
+            vec![vec![placed(OLD, 1, false), migration("failed")], vec![placed(OLD, 1, true), migration("preparing")]],
         ];
         assert!(broken(again.concat()).contains("went from"));
     }

@@ -327,7 +327,7 @@ fn it_can_be_cancelled_until_it_is_there() {
             break;
         }
     }
-    for seen in [MigrationPhase::Releasing, MigrationPhase::Copying] {
+    for seen in [MigrationPhase::Preparing, MigrationPhase::Releasing, MigrationPhase::Copying] {
         assert!(ends.contains(&(seen, MigrationPhase::Cancelled)), "{ends:?}");
     }
     assert!(ends.contains(&(MigrationPhase::Starting, MigrationPhase::Done)), "{ends:?}");

@@ -86,12 +86,7 @@ impl Handover for Doors {
         to.shutdown().await.map_err(|error| broke(&error))
     }
 
-    async fn take(
-        &self,
-        vm: VmId,
-        from: &mut (dyn AsyncRead + Send + Unpin),
-        progress: &Progress,
-    ) -> Result<Carried> {
+    async fn take(&self, vm: VmId, from: &mut (dyn AsyncRead + Send + Unpin), progress: &Progress) -> Result<Carried> {
         let Sent::Begins { carried, disks } = receive(from).await? else { return Err(strange()) };
         self.takes(PIECE).await;
         self.clear_for(vm, disks)?;

@@ -252,7 +252,7 @@ impl hull_node::host::Host for Doors {
 mod tests {
     use hull_node::{
         hypervisor::{Hypervisor, VmmSpec},
-        vm::handover::Handover,
+        vm::handover::{Handover, Progress},
     };
     use hull_types::flavor::Resources;
     use uuid::Uuid;
@@ -314,9 +314,9 @@ mod tests {
         let vmm = one.doors().start(spec()).await.unwrap();
         let carried = hull_node::plan::record::Record::new(spec().vm).carried();
         let (mut near, mut far) = tokio::io::duplex(64);
-        let (from, to) = (one.doors(), other.doors());
+        let (from, to, progress) = (one.doors(), other.doors(), Progress::default());
         let (given, taken) =
-            tokio::join!(from.give(spec().vm, carried.clone(), &mut near), to.take(spec().vm, &mut far));
+            tokio::join!(from.give(spec().vm, carried.clone(), &mut near), to.take(spec().vm, &mut far, &progress));
         given.unwrap();
         assert_eq!(taken.unwrap(), carried);
         assert_eq!([one.broken(), other.broken()].concat(), [""; 0]);
@@ -351,12 +351,12 @@ mod tests {
         let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new(), Arc::default());
         let carried = hull_node::plan::record::Record::new(spec().vm).carried();
         let (mut near, mut far) = tokio::io::duplex(64);
-        let (from, to) = (host.doors(), host.doors());
+        let (from, to, progress) = (host.doors(), host.doors(), Progress::default());
         let given = async {
             _ = tokio::time::timeout(Duration::from_millis(700), from.give(spec().vm, carried, &mut near)).await;
             drop(near);
         };
-        let ((), taken) = tokio::join!(given, to.take(spec().vm, &mut far));
+        let ((), taken) = tokio::join!(given, to.take(spec().vm, &mut far, &progress));
         assert!(taken.unwrap_err().detail.contains("broke"));
         assert!(host.holds().contains_key(&spec().vm) && !host.has_whole(spec().vm));
     }
