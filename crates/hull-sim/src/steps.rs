@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hull_node::hypervisor::RunState;
-use hull_store::{Store, StoreError, memory::Fault};
+use hull_store::{Store, StoreError, Txn, memory::Fault};
 use hull_types::{
     error::{Error, ErrorKind, Result},
     flavor::Resources,
@@ -278,6 +278,8 @@ impl Cloud {
     /// Everything works again.
     pub async fn mend_all(&mut self) {
         self.note("all is mended");
+        // Faults of the store that no transaction has met yet would be met after this.
+        while self.store.txn(Txn::new()).await.is_err() {}
         self.start_server().await;
         for number in 0..self.nodes.len() {
             self.nodes[number].cable.send_replace(Cable::Whole);
