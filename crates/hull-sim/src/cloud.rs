@@ -11,6 +11,7 @@ use hull_server::{
         ctx::{Caller, Ctx},
     },
     env::Env,
+    hub::Hub,
 };
 use hull_store::{Revision, Store, memory::MemoryStore};
 use hull_types::{error::Result, id::NodeId, name::Name, units::Bytes};
@@ -23,9 +24,10 @@ use crate::{
     clock::SimClock,
     fate::Fate,
     founding,
-    host::{Doors, Host},
+    fuse::Fuse,
+    host::{Doors, Guests, Host},
     life::LifeStore,
-    link::{Cable, Dialled, SimConnector, Switchboard},
+    link::{Cable, Dialled, SimConnector, Switchboard, What},
     truth::Truth,
 };
 
@@ -64,6 +66,8 @@ pub struct Cloud {
     pub clock: SimClock,
     /// The store, which never dies.
     pub store: Arc<MemoryStore>,
+    /// Cuts the server off from its store.
+    pub server_fuse: Arc<Fuse>,
     /// The nodes.
     pub nodes: Vec<SimNode>,
     /// What the store says.
@@ -72,6 +76,7 @@ pub struct Cloud {
     pub journal: Vec<String>,
     server: Option<Server>,
     switchboard: Switchboard,
+    guests: Arc<Guests>,
     seen: Revision,
 }
 
@@ -82,11 +87,13 @@ impl Cloud {
             fate: Arc::new(Fate::new(seed)),
             clock: SimClock::new(),
             store: Arc::new(MemoryStore::new()),
+            server_fuse: Arc::default(),
             nodes: Vec::new(),
             truth: Truth::default(),
             journal: Vec::new(),
             server: None,
             switchboard: Switchboard::default(),
+            guests: Arc::default(),
             seen: Revision(0),
         };
         cloud.start_server().await;
@@ -96,7 +103,7 @@ impl Cloud {
                 Name::new(&format!("n{number}")).map_err(|why| hull_types::error::Error::internal(why.to_string()))?;
             let app = cloud.app().ok_or_else(|| hull_types::error::Error::unavailable("the server did not start"))?;
             let id = app.join_node(&ctx(), &name).await?;
-            let host = Host::new(name.as_str(), cloud.fate.clone(), cloud.clock);
+            let host = Host::new(name.as_str(), cloud.fate.clone(), cloud.clock, cloud.guests.clone());
             cloud.nodes.push(SimNode { id, host, cable: watch::Sender::new(Cable::Whole), life: None });
             cloud.start_node(number - 1).await;
         }
@@ -118,7 +125,7 @@ impl Cloud {
         if self.server.is_some() {
             return;
         }
-        let store = Arc::new(LifeStore::new(self.store.clone(), self.fate.clone()));
+        let store = Arc::new(LifeStore::new(self.store.clone(), self.fate.clone(), self.server_fuse.clone()));
         let world = Arc::new(World { fate: self.fate.clone(), clock: self.clock });
         let env = Env::new(world.clone(), world.clone(), world);
         let core = match Box::pin(Core::start(store.clone(), None, env)).await {
@@ -130,9 +137,8 @@ impl Cloud {
         let mut acceptor = JoinSet::new();
         acceptor.spawn(async move {
             let mut links = JoinSet::new();
-            while let Some(Dialled { node, from, to }) = dialled.recv().await {
-                let hub = hub.clone();
-                links.spawn(async move { hub.attach(node, from, to).await });
+            while let Some(dialled) = dialled.recv().await {
+                links.spawn(answer(hub.clone(), dialled));
             }
         });
         self.switchboard.set(Some(dial));
@@ -231,6 +237,19 @@ impl Cloud {
     pub fn broken(&self) -> Vec<String> {
         let hosts = self.nodes.iter().flat_map(|node| node.host.broken());
         self.truth.broken.iter().cloned().chain(hosts).collect()
+    }
+}
+
+/// Serves what a node dialled for. How it ended is for the node to know.
+async fn answer(hub: Arc<Hub>, Dialled { node, what }: Dialled) {
+    match what {
+        What::Link { from, to } => _ = hub.attach(node, from, to).await,
+        What::Stream { id, io } => _ = hub.accept_stream(node, id, Box::new(io)),
+        What::Handover { migration, mut io } => {
+            if let Ok(mut from) = hub.handover(node, migration).await {
+                _ = tokio::io::copy_bidirectional(&mut from, &mut io).await;
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use hull_store::{Entry, LeaseId, Outcome, Page, Result, Revision, Store, Txn, Watch, memory::MemoryStore};
 
-use crate::fate::Fate;
+use crate::{fate::Fate, fuse::Fuse};
 
 /// The longest a commit takes to reach the disk.
 const COMMIT: Duration = Duration::from_millis(40);
@@ -21,13 +21,14 @@ const COMMIT: Duration = Duration::from_millis(40);
 pub struct LifeStore {
     store: Arc<MemoryStore>,
     fate: Arc<Fate>,
+    fuse: Arc<Fuse>,
     open: AtomicBool,
 }
 
 impl LifeStore {
-    /// This store, for a life that begins.
-    pub fn new(store: Arc<MemoryStore>, fate: Arc<Fate>) -> Self {
-        Self { store, fate, open: AtomicBool::new(true) }
+    /// This store, for a life that begins, and ends at the latest when the fuse burns through.
+    pub fn new(store: Arc<MemoryStore>, fate: Arc<Fate>, fuse: Arc<Fuse>) -> Self {
+        Self { store, fate, fuse, open: AtomicBool::new(true) }
     }
 
     /// That life is over.
@@ -36,6 +37,9 @@ impl LifeStore {
     }
 
     async fn alive(&self) {
+        if self.fuse.burns() {
+            self.close();
+        }
         if !self.open.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }

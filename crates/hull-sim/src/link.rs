@@ -1,4 +1,4 @@
-//! Links between nodes and the server that can be cut: closed at once, or silent as a partition is.
+//! Links and byte streams between nodes and the server that can be cut: closed at once, or silent as a partition is.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -17,23 +17,51 @@ use hull_types::{
     link::{FromNode, ToNode},
 };
 use tokio::{
-    io::AsyncRead,
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split},
     sync::{mpsc, watch},
+    time::timeout,
 };
 
 use crate::fate::Fate;
 
 /// Messages under way in each direction.
 const DEPTH: usize = 64;
+/// Bytes under way in each direction of a stream: so few that much of it is elsewhere when something breaks.
+const BUFFER: usize = 256;
+/// How long whoever dials over a silent cable waits for an answer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A link as the server gets it.
+/// What a node dialled, as the server gets it.
 pub struct Dialled {
     /// Who dials.
     pub node: NodeId,
-    /// What it says.
-    pub from: mpsc::Receiver<FromNode>,
-    /// What it is told.
-    pub to: mpsc::Sender<ToNode>,
+    /// What for.
+    pub what: What,
+}
+
+/// What a node dials for.
+pub enum What {
+    /// A link.
+    Link {
+        /// What it says.
+        from: mpsc::Receiver<FromNode>,
+        /// What it is told.
+        to: mpsc::Sender<ToNode>,
+    },
+    /// A stream that it was asked for.
+    Stream {
+        /// The id it was asked for with.
+        id: StreamId,
+        /// The bytes.
+        io: DuplexStream,
+    },
+    /// A VM that comes to it.
+    Handover {
+        /// By which migration.
+        migration: MigrationId,
+        /// The bytes; closed where it cannot be had.
+        io: DuplexStream,
+    },
 }
 
 /// Where the server is reached, while it is up.
@@ -79,6 +107,21 @@ impl SimConnector {
     }
 }
 
+impl SimConnector {
+    async fn stream(&self, what: impl FnOnce(DuplexStream) -> What) -> Result<Box<dyn ByteStream>> {
+        self.fate.takes(Duration::from_millis(100)).await;
+        let mut cable = self.cable.clone();
+        let spoken = timeout(ANSWERS_WITHIN, cable.wait_for(|cable| *cable != Cable::Silent)).await;
+        if !matches!(spoken, Ok(Ok(now)) if *now == Cable::Whole) {
+            return Err(Error::unavailable("the cable is cut"));
+        }
+        let ((node, near), (far, server)) = (duplex(BUFFER), duplex(BUFFER));
+        self.switchboard.dial(Dialled { node: self.node, what: what(server) })?;
+        tokio::spawn(carry_bytes(near, far, self.cable.clone(), self.fate.clone()));
+        Ok(Box::new(node))
+    }
+}
+
 #[async_trait]
 impl Connector for SimConnector {
     async fn connect(&self) -> Result<Link> {
@@ -90,18 +133,18 @@ impl Connector for SimConnector {
         let (far, from) = mpsc::channel(DEPTH);
         let (to, far_down) = mpsc::channel(DEPTH);
         let (near_down, rx) = mpsc::channel(DEPTH);
-        self.switchboard.dial(Dialled { node: self.node, from, to })?;
+        self.switchboard.dial(Dialled { node: self.node, what: What::Link { from, to } })?;
         tokio::spawn(carry(near, far, self.cable.clone(), self.fate.clone()));
         tokio::spawn(carry(far_down, near_down, self.cable.clone(), self.fate.clone()));
         Ok(Link { tx, rx })
     }
 
-    async fn open_stream(&self, _id: StreamId) -> Result<Box<dyn ByteStream>> {
-        Err(Error::unsupported("not simulated"))
+    async fn open_stream(&self, id: StreamId) -> Result<Box<dyn ByteStream>> {
+        self.stream(|io| What::Stream { id, io }).await
     }
 
-    async fn handover(&self, _migration: MigrationId) -> Result<Box<dyn ByteStream>> {
-        Err(Error::unsupported("not simulated"))
+    async fn handover(&self, migration: MigrationId) -> Result<Box<dyn ByteStream>> {
+        self.stream(|io| What::Handover { migration, io }).await
     }
 
     async fn image(&self, _digest: Digest) -> Result<Box<dyn AsyncRead + Send + Unpin>> {
@@ -129,5 +172,40 @@ async fn carry<T>(
         if now == Cable::Cut || to.send(message).await.is_err() {
             return;
         }
+    }
+}
+
+/// Carries a stream's bytes until both directions are done, an end breaks or the cable is cut; then both ends are closed.
+async fn carry_bytes(node: DuplexStream, server: DuplexStream, cable: watch::Receiver<Cable>, fate: Arc<Fate>) {
+    let (from_node, to_node) = split(node);
+    let (from_server, to_server) = split(server);
+    let mut cut = cable.clone();
+    tokio::select! {
+        _ = cut.wait_for(|cable| *cable == Cable::Cut) => {}
+        _ = async {
+            tokio::try_join!(
+                carry_one_way(from_node, to_server, cable.clone(), &fate),
+                carry_one_way(from_server, to_node, cable.clone(), &fate),
+            )
+        } => {}
+    }
+}
+
+async fn carry_one_way(
+    mut from: ReadHalf<DuplexStream>,
+    mut to: WriteHalf<DuplexStream>,
+    mut cable: watch::Receiver<Cable>,
+    fate: &Fate,
+) -> std::io::Result<()> {
+    let mut bytes = [0; BUFFER];
+    loop {
+        let count = from.read(&mut bytes).await?;
+        fate.takes(Duration::from_millis(50)).await;
+        // Whoever holds the other end of the cable is gone, and the run with it.
+        _ = cable.wait_for(|cable| *cable != Cable::Silent).await.map_err(|_| std::io::ErrorKind::BrokenPipe)?;
+        if count == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&bytes[..count]).await?;
     }
 }

@@ -17,6 +17,8 @@ use crate::cloud::{Cloud, ctx};
 const COMES_TO_REST_WITHIN: Duration = Duration::from_secs(1800);
 /// How long deletions take at most.
 const GONE_WITHIN: Duration = Duration::from_secs(600);
+/// How long hosts take at most to remove what is no longer theirs.
+const TIDY_WITHIN: Duration = Duration::from_secs(120);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,7 @@ impl Cloud {
             }
         }
         self.hosts_agree();
+        self.hosts_hold_their_own().await;
     }
 
     /// What is said of VMs at rest is so on their hosts.
@@ -75,6 +78,35 @@ impl Cloud {
                 self.truth.broken.push(format!("{} rests with the NICs {taps:?}: {view:#?}", view.vm.id));
             }
         }
+    }
+
+    /// Nothing of a VM is on hosts that do not have it, and none is on its way any more.
+    async fn hosts_hold_their_own(&mut self) {
+        let mut left = TIDY_WITHIN;
+        let strays = loop {
+            let strays = self.strays();
+            if strays.is_empty() || left.is_zero() {
+                break strays;
+            }
+            self.pass(LOOK_EVERY).await;
+            left = left.saturating_sub(LOOK_EVERY);
+        };
+        self.truth.broken.extend(strays);
+    }
+
+    fn strays(&self) -> Vec<String> {
+        let under_way = self.truth.migrations_under_way();
+        let mut broken: Vec<String> = under_way.map(|it| format!("a migration does not end: {it:?}")).collect();
+        for node in &self.nodes {
+            for (vm, what) in node.host.holds() {
+                let on = self.truth.placements.get(&vm.0).and_then(|placement| placement.node);
+                if on != Some(node.id) {
+                    broken
+                        .push(format!("{what:?} of {vm}, which is on {on:?}, are on {} ({})", node.id, node.host.name));
+                }
+            }
+        }
+        broken
     }
 
     /// Deletes every VM and image and looks for what is left of them.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cloud::Cloud;
+use crate::{cloud::Cloud, steps::Focus};
 
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +13,8 @@ pub struct Plan {
     pub nodes: usize,
     /// Steps before everything is mended.
     pub steps: usize,
+    /// What most of them are about.
+    pub focus: Focus,
 }
 
 /// How a run went.
@@ -45,7 +47,7 @@ async fn play(plan: Plan) -> Verdict {
     };
     cloud.pass(std::time::Duration::from_secs(10)).await;
     for _ in 0..plan.steps {
-        Box::pin(cloud.step()).await;
+        Box::pin(cloud.step(plan.focus)).await;
         if !cloud.broken().is_empty() {
             break;
         }

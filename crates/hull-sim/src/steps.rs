@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hull_node::hypervisor::RunState;
-use hull_store::{Store, StoreError, memory::Fault};
+use hull_store::{Store, StoreError, Txn, memory::Fault};
 use hull_types::{
     error::{Error, ErrorKind, Result},
     flavor::Resources,
@@ -21,20 +21,23 @@ use crate::{
 };
 
 /// How long a call may take while the server is up.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// What most steps are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Focus {
+    /// All there is.
+    Everything,
+    /// VMs that go from node to node.
+    Migrations,
+}
 
 impl Cloud {
     /// Does one thing by chance, then lets some time pass.
-    pub async fn step(&mut self) {
-        match self.fate.below(100) {
-            0..20 => self.create().await,
-            20..40 => self.act().await,
-            40..55 => self.networking().await,
-            55..65 => self.delete().await,
-            65..68 => self.rename().await,
-            68..72 => self.image().await,
-            72..90 => self.fault().await,
-            _ => self.mend().await,
+    pub async fn step(&mut self, focus: Focus) {
+        match focus {
+            Focus::Everything => self.anything().await,
+            Focus::Migrations => self.mostly_migrations().await,
         }
         let still = Duration::from_millis(match self.fate.below(10) {
             0..5 => self.fate.below(500),
@@ -42,6 +45,33 @@ impl Cloud {
             _ => self.fate.below(400_000),
         } as u64);
         self.pass(still).await;
+    }
+
+    async fn anything(&mut self) {
+        match self.fate.below(100) {
+            0..20 => self.create().await,
+            20..38 => self.act().await,
+            38..50 => self.networking().await,
+            50..60 => self.delete().await,
+            60..62 => self.rename().await,
+            62..66 => self.image().await,
+            66..75 => self.migrating().await,
+            75..90 => self.fault().await,
+            _ => self.mend().await,
+        }
+    }
+
+    /// So that most that are asked for can begin.
+    async fn mostly_migrations(&mut self) {
+        match self.fate.below(100) {
+            0..14 => self.create().await,
+            14..25 => self.act().await,
+            25..30 => self.networking().await,
+            30..33 => self.delete().await,
+            33..70 => self.migrating().await,
+            70..78 => self.fault().await,
+            _ => self.mend().await,
+        }
     }
 
     /// A call's outcome: refusals are fine, defects and silence are not.
@@ -149,14 +179,19 @@ impl Cloud {
     }
 
     async fn act(&mut self) {
-        let (Some(app), Some(vm)) = (self.app().cloned(), self.some_vm()) else { return };
+        let Some(vm) = self.some_vm() else { return };
+        self.act_on(&vm).await;
+    }
+
+    pub(crate) async fn act_on(&mut self, vm: &str) {
+        let Some(app) = self.app().cloned() else { return };
         let action = self.some_action();
-        let done = tokio::time::timeout(ANSWER_WITHIN, app.act_on_vm(&ctx(), &vm, &action)).await;
+        let done = tokio::time::timeout(ANSWER_WITHIN, app.act_on_vm(&ctx(), vm, &action)).await;
         let rescued = matches!(action, VmAction::Rescue { .. }) && matches!(done, Ok(Ok(_)));
         self.judge(&format!("{action:?} {vm}"), done);
         // Two acts on the same VM follow each other too seldom by chance.
         if rescued && self.fate.chance(50) {
-            let done = tokio::time::timeout(ANSWER_WITHIN, app.act_on_vm(&ctx(), &vm, &VmAction::Unrescue)).await;
+            let done = tokio::time::timeout(ANSWER_WITHIN, app.act_on_vm(&ctx(), vm, &VmAction::Unrescue)).await;
             self.judge(&format!("Unrescue {vm}"), done);
         }
     }
@@ -215,7 +250,7 @@ impl Cloud {
     }
 
     /// Something befalls a living machine.
-    fn machine_fault(&mut self, number: usize) {
+    pub(crate) fn machine_fault(&mut self, number: usize) {
         let at = self.clock.now();
         let alive = self.nodes[number].host.alive();
         let Some(machine) = self.fate.one_of(&alive).cloned() else { return };
@@ -243,6 +278,8 @@ impl Cloud {
     /// Everything works again.
     pub async fn mend_all(&mut self) {
         self.note("all is mended");
+        // Faults of the store that no transaction has met yet would be met after this.
+        while self.store.txn(Txn::new()).await.is_err() {}
         self.start_server().await;
         for number in 0..self.nodes.len() {
             self.nodes[number].cable.send_replace(Cable::Whole);

@@ -6,6 +6,7 @@
 //! | nothing dangles | what a document refers to is there: networks, subnets, groups, routers, ports, VMs |
 //! | quota is exact | each project's usage is, kind by kind, the sum over what it holds |
 //! | one writer, newest generation | a status is written for the placement in force, by its node |
+//! | one node has a VM | a placement changes its node by its migration only (`migrations`) |
 //! | history is complete | what comes, goes or changes does so with its event, in the same transaction |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use hull_types::{
     image::Image,
     keypair::Keypair,
     meta::Meta,
+    migration::Migration,
     network::{Network, Subnet},
     port::Port,
     project::Usage,
@@ -30,6 +32,8 @@ use hull_types::{
 };
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
+
+use crate::migrations::Before;
 
 /// The kinds whose names are followed.
 const NAMED: [&str; 8] = ["vm", "image", "network", "subnet", "port", "router", "floating-ip", "security-group"];
@@ -43,6 +47,8 @@ pub struct Truth {
     pub placements: BTreeMap<Uuid, Placement>,
     /// Statuses, by VM.
     pub statuses: BTreeMap<Uuid, VmStatus>,
+    /// Migrations.
+    pub migrations: BTreeMap<Uuid, Migration>,
     /// Ports.
     pub ports: BTreeMap<Uuid, Port>,
     /// Networks.
@@ -77,6 +83,7 @@ struct Told {
     gone: Vec<Uuid>,
     changed: Vec<(Vm, Vm)>,
     rested: Vec<Uuid>,
+    before: Before,
 }
 
 impl Truth {
@@ -88,6 +95,7 @@ impl Truth {
             self.apply(change, revision, &mut told);
         }
         let mut broken = self.history_broken(&told);
+        broken.extend(self.migrations_broken(&told.before));
         // Most transactions are reports and heartbeats, which these promises do not depend on.
         if batch.changes.iter().any(|change| is_structural(change.key())) {
             broken.extend(self.sums_broken());
@@ -118,7 +126,14 @@ impl Truth {
         match kind {
             "vm" => self.apply_vm(id, value, revision, told),
             "vm-status" => self.apply_status(id, value, told),
-            "placement" => self.apply_placement(id, value),
+            "placement" => {
+                told.before.placements.insert(id, self.placements.get(&id).cloned());
+                set(&mut self.placements, id, value);
+            }
+            "migration" => {
+                told.before.migrations.insert(id, self.migrations.get(&id).cloned());
+                set(&mut self.migrations, id, value);
+            }
             "port" => set(&mut self.ports, id, value),
             "network" => set(&mut self.networks, id, value),
             "subnet" => set(&mut self.subnets, id, value),
@@ -149,6 +164,7 @@ impl Truth {
 
     fn apply_status(&mut self, id: Uuid, value: Option<&[u8]>, told: &mut Told) {
         let before = self.statuses.get(&id).map(|status| (status.generation, status.phase));
+        told.before.statuses.insert(id, self.statuses.get(&id).cloned());
         set(&mut self.statuses, id, value);
         let Some(status) = self.statuses.get(&id) else { return };
         let placement = self.placements.get(&id);
@@ -157,15 +173,6 @@ impl Truth {
         }
         if is_rest(status.phase) && is_worth_telling(status) && before != Some((status.generation, status.phase)) {
             told.rested.push(id);
-        }
-    }
-
-    fn apply_placement(&mut self, id: Uuid, value: Option<&[u8]>) {
-        let before = self.placements.get(&id).cloned();
-        set(&mut self.placements, id, value);
-        let (Some(before), Some(after)) = (before, self.placements.get(&id)) else { return };
-        if after.generation < before.generation || (before.node.is_some() && after.node != before.node) {
-            self.broken.push(format!("{id} was placed anew while its disk is on one node: {before:?} {after:?}"));
         }
     }
 

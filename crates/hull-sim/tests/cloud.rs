@@ -1,20 +1,23 @@
 //! Never twice, never stuck, nothing leaked, history complete: by many seeds.
 //!
 //! Each run is a process of its own, because a seed must fix everything: `HashMap`'s keys and tokio's `select!` draw from
-//! the system's randomness, of which this binary has its own kind ([`getrandom`]), and from a counter of runtimes made in
+//! the system's randomness, of which this binary has its own kind (`seeded`), and from a counter of runtimes made in
 //! the process. `HULL_SIM_SEED=<seed> cargo nextest run -p hull-sim promises` plays one run again.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::{
-    collections::BTreeMap,
-    process::Command,
-    sync::atomic::{AtomicU64, Ordering},
-};
+mod seeded;
 
-use hull_sim::run::{Plan, Verdict, run};
+use std::{collections::BTreeMap, ops::Range, process::Command};
+
+use hull_sim::{
+    run::{Plan, Verdict, run},
+    steps::Focus,
+};
 
 const NODES: usize = 3;
 const STEPS: usize = 80;
+/// The seeds of runs that are about migrations most of all.
+const MIGRATING: Range<u64> = 5_000..10_000;
 
 /// What runs must have come to see, or they would show nothing.
 const SEEN: &[&str] = &[
@@ -32,6 +35,8 @@ const SEEN: &[&str] = &[
     "vm.resize",
     "vm.rebuild",
     "vm.rescue",
+    "vm.migrate",
+    "vm.move",
     "vm.unrescue",
     "vm.lock",
     "vm.unlock",
@@ -65,24 +70,8 @@ const SEEN: &[&str] = &[
     "image.gone",
 ];
 
-static RANDOM: AtomicU64 = AtomicU64::new(0);
-
-/// The C library's `getrandom(2)`, for this binary: SplitMix64 from the run's seed.
-///
-/// # Safety
-/// As the original: `buffer` is writable for `length` bytes.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, _flags: u32) -> isize {
-    // SAFETY: the caller promises so.
-    let bytes = unsafe { std::slice::from_raw_parts_mut(buffer, length) };
-    for byte in bytes {
-        let mut z = RANDOM.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        *byte = (z ^ (z >> 31)).to_be_bytes()[0];
-    }
-    length.cast_signed()
-}
+/// What runs about migrations must have come to see.
+const MOVED: &[&str] = &["vm.migrate", "vm.move", "vm.migrate-cancelled", "vm.migrate-failed"];
 
 /// The seed asked for, in the child or by whoever plays a run again.
 fn seed_asked() -> Option<u64> {
@@ -90,9 +79,8 @@ fn seed_asked() -> Option<u64> {
 }
 
 fn play(seed: u64) -> Verdict {
-    RANDOM.store(seed, Ordering::SeqCst);
-    // A thread of its own draws its own keys.
-    std::thread::spawn(move || run(Plan { seed, nodes: NODES, steps: STEPS })).join().unwrap()
+    let focus = if MIGRATING.contains(&seed) { Focus::Migrations } else { Focus::Everything };
+    seeded::play(seed, move || run(Plan { seed, nodes: NODES, steps: STEPS, focus }))
 }
 
 /// The body of a child: one run. Prints what it saw for its parent.
@@ -126,7 +114,7 @@ fn child(seed: u64) -> String {
     said.into_owned()
 }
 
-fn promises_hold(seeds: std::ops::Range<u64>) {
+fn promises_hold(seeds: Range<u64>, must_see: &[&str]) {
     if let Some(seed) = seed_asked() {
         return drop(child(seed));
     }
@@ -136,18 +124,23 @@ fn promises_hold(seeds: std::ops::Range<u64>) {
             *seen.entry(kind.to_owned()).or_default() += times.parse::<u64>().unwrap();
         }
     }
-    let unseen: Vec<_> = SEEN.iter().filter(|kind| !seen.contains_key(**kind)).collect();
+    let unseen: Vec<_> = must_see.iter().filter(|kind| !seen.contains_key(**kind)).collect();
     assert!(unseen.is_empty(), "no run came to {unseen:?}; seen: {seen:?}");
 }
 
 #[test]
 fn promises_hold_whatever_happens_1() {
-    promises_hold(0..60);
+    promises_hold(0..60, SEEN);
 }
 
 #[test]
 fn promises_hold_whatever_happens_2() {
-    promises_hold(1000..1060);
+    promises_hold(1000..1060, SEEN);
+}
+
+#[test]
+fn promises_hold_on_the_way() {
+    promises_hold(MIGRATING.start..MIGRATING.start + 60, MOVED);
 }
 
 #[test]

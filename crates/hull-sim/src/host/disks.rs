@@ -31,12 +31,12 @@ impl Doors {
         }
     }
 
-    fn path(&self, vm: VmId, file: &str) -> PathBuf {
+    pub(super) fn path(&self, vm: VmId, file: &str) -> PathBuf {
         PathBuf::from(format!("/sim/{}/{vm}/{file}", self.host.name))
     }
 
     /// Removing what a living machine has open would be its ruin.
-    fn may_remove(&self, vm: VmId, file: &str) {
+    pub(super) fn may_remove(&self, vm: VmId, file: &str) {
         let path = self.path(vm, file);
         let used = {
             let inner = self.host.lock();

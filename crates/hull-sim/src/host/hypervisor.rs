@@ -34,6 +34,9 @@ impl Hypervisor for Doors {
         self.may_start(&spec)?;
         let info = VmmInfo { pid: self.pid(), started_at: self.host.clock.now(), accel: Accel::Tcg };
         let machine = Machine::new(&spec, info, self.nics_of(&spec));
+        if let Some(other) = self.host.guests.starts(&self.host.name, &machine) {
+            self.host.broke(&format!("{} was started while it lives on {other}", spec.vm));
+        }
         if machine.now() == RunState::Running {
             self.ran(spec.vm);
         }
@@ -76,29 +79,41 @@ impl Doors {
     }
 
     fn ran(&self, vm: VmId) {
-        self.host.lock().disks.entry(vm).or_default().runs += 1;
+        let before = {
+            let mut inner = self.host.lock();
+            let runs = &mut inner.disks.entry(vm).or_default().runs;
+            *runs += 1;
+            *runs - 1
+        };
+        if let Some(newest) = self.host.guests.runs(vm, before) {
+            self.host.broke(&format!("{vm} runs on a disk that has seen {before} runs, the newest has seen {newest}"));
+        }
     }
 
     fn may_start(&self, spec: &VmmSpec) -> Result<()> {
         let vm = spec.vm;
-        let (fails, second, missing, moved_on) = {
+        let (fails, second, missing, torn, moved_on) = {
             let mut inner = self.host.lock();
             let fails = inner.faults.starts_fail > 0;
             inner.faults.starts_fail = inner.faults.starts_fail.saturating_sub(1);
             let second = inner.machines.get(&vm).is_some_and(|machine| machine.is_alive());
             let disks = inner.disks.get(&vm);
             let has_root = disks.is_some_and(|disks| !disks.roots.is_empty());
+            let torn = disks.is_some_and(|disks| disks.torn);
             let missing = spec.disks.iter().any(|disk| disk.id == "root") && !has_root;
             let runs = disks.map_or(0, |disks| disks.runs);
             let moved_on =
                 spec.restore.as_ref().is_some_and(|file| inner.saved.get(file).map(|saved| saved.runs) != Some(runs));
-            (fails, second, missing, moved_on)
+            (fails, second, missing, torn, moved_on)
         };
         if second {
             self.host.broke(&format!("a second hypervisor was started for {vm}"));
         }
         if missing {
             self.host.broke(&format!("{vm} was started without its disk"));
+        }
+        if torn {
+            self.host.broke(&format!("{vm} was started from a disk that did not come whole"));
         }
         if moved_on {
             self.host.broke(&format!("{vm} was restored from memory that its disk has moved on from"));

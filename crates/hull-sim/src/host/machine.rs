@@ -29,6 +29,8 @@ pub struct Machine {
     pub nics: Mutex<Vec<PluggedNic>>,
     /// The size it was started with.
     pub resources: Resources,
+    /// Whether it began with the memory of another one.
+    pub restored: bool,
     /// What it does.
     pub state: watch::Sender<RunState>,
 }
@@ -41,6 +43,7 @@ impl Machine {
             root: spec.disks.iter().find(|disk| disk.id == "root").map(|disk| disk.path.clone()),
             nics: Mutex::new(nics),
             resources: spec.resources,
+            restored: spec.restore.is_some(),
             state: watch::Sender::new(if spec.paused { RunState::Paused } else { RunState::Running }),
         })
     }

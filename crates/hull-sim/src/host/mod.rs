@@ -10,6 +10,7 @@
 //! ("a second hypervisor for one disk") is written down in [`Host::broken`].
 
 mod disks;
+mod guests;
 mod handover;
 mod hypervisor;
 mod machine;
@@ -33,12 +34,13 @@ use hull_types::{
     units::Bytes,
     vm::{Exit, ExitCause},
 };
+use serde::{Deserialize, Serialize};
 
-pub use self::machine::Machine;
-use crate::{clock::SimClock, fate::Fate};
+pub use self::{guests::Guests, machine::Machine};
+use crate::{clock::SimClock, fate::Fate, fuse::Fuse};
 
 /// What of a VM's disks is on the host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSet {
     /// Root disks by generation, with their sizes.
     pub roots: BTreeMap<u64, Bytes>,
@@ -48,10 +50,12 @@ pub struct DiskSet {
     pub seed: bool,
     /// How often a guest has run on it: saved memory fits only the disk it was saved with.
     pub runs: u64,
+    /// Whether only a part of it came from another host, or not all of it at one time.
+    pub torn: bool,
 }
 
 /// A machine's memory in a file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Saved {
     /// How often a guest had run on its disk.
     runs: u64,
@@ -93,13 +97,16 @@ pub struct Host {
     pub name: String,
     fate: Arc<Fate>,
     clock: SimClock,
+    guests: Arc<Guests>,
+    /// Closes the doors of the runtime's present life.
+    pub fuse: Fuse,
     inner: Mutex<Inner>,
 }
 
 impl Host {
     /// A host that has just booted for the first time.
-    pub fn new(name: &str, fate: Arc<Fate>, clock: SimClock) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), fate, clock, inner: Mutex::default() })
+    pub fn new(name: &str, fate: Arc<Fate>, clock: SimClock, guests: Arc<Guests>) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), fate, clock, guests, fuse: Fuse::default(), inner: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -147,6 +154,25 @@ impl Host {
         self.lock().broken.clone()
     }
 
+    /// Whether all of a VM that came from another host is here.
+    pub fn has_whole(&self, vm: VmId) -> bool {
+        self.lock().disks.get(&vm).is_some_and(|disks| !disks.torn)
+    }
+
+    /// The VMs of which anything is here, and what.
+    pub fn holds(&self) -> BTreeMap<VmId, Vec<&'static str>> {
+        let inner = self.lock();
+        let mut held = BTreeMap::<VmId, Vec<&'static str>>::new();
+        let mut add = |vm: VmId, what| held.entry(vm).or_default().push(what);
+        inner.machines.keys().for_each(|&vm| add(vm, "a process"));
+        inner.disks.keys().for_each(|&vm| add(vm, "disks"));
+        inner.records.keys().for_each(|&vm| add(vm, "a record"));
+        inner.metadata.iter().for_each(|&vm| add(vm, "metadata"));
+        let of = |path: &PathBuf| path.parent()?.file_name()?.to_str()?.parse().ok();
+        inner.saved.keys().filter_map(of).for_each(|vm| add(VmId(vm), "saved memory"));
+        held
+    }
+
     /// What is left here, by kind; all empty where nothing leaked.
     pub fn leftovers(&self) -> BTreeMap<&'static str, Vec<String>> {
         let inner = self.lock();
@@ -188,6 +214,9 @@ impl Doors {
     }
 
     async fn alive(&self) {
+        if self.host.fuse.burns() {
+            self.close();
+        }
         if !self.open.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
@@ -221,7 +250,10 @@ impl hull_node::host::Host for Doors {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use hull_node::hypervisor::{Hypervisor, VmmSpec};
+    use hull_node::{
+        hypervisor::{Hypervisor, VmmSpec},
+        vm::handover::{Handover, Progress},
+    };
     use hull_types::flavor::Resources;
     use uuid::Uuid;
 
@@ -247,7 +279,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_second_hypervisor_and_a_forgotten_one_are_seen() {
-        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new());
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new(), Arc::default());
         let doors = host.doors();
         doors.start(spec()).await.unwrap();
         assert!(host.broken().is_empty());
@@ -259,7 +291,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn memory_goes_with_the_disk_it_was_saved_with_only() {
-        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new());
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new(), Arc::default());
         let doors = host.doors();
         let file = PathBuf::from("/sim/vm/memory");
         let vmm = doors.start(spec()).await.unwrap();
@@ -274,9 +306,64 @@ mod tests {
         assert!(host.broken()[0].contains("moved on"));
     }
 
+    /// A host, and another of the same cloud to which the VM's disk came while it ran here.
+    async fn two_hosts() -> (Arc<Host>, Arc<Host>, Arc<dyn hull_node::hypervisor::Vmm>) {
+        let (guests, fate, clock) = (Arc::<Guests>::default(), Arc::new(Fate::new(1)), SimClock::new());
+        let (one, other) =
+            (Host::new("one", fate.clone(), clock, guests.clone()), Host::new("other", fate, clock, guests));
+        let vmm = one.doors().start(spec()).await.unwrap();
+        let carried = hull_node::plan::record::Record::new(spec().vm).carried();
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let (from, to, progress) = (one.doors(), other.doors(), Progress::default());
+        let (given, taken) =
+            tokio::join!(from.give(spec().vm, carried.clone(), &mut near), to.take(spec().vm, &mut far, &progress));
+        given.unwrap();
+        assert_eq!(taken.unwrap(), carried);
+        assert_eq!([one.broken(), other.broken()].concat(), [""; 0]);
+        (one, other, vmm)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_while_a_guest_ran_is_not_whole() {
+        let (_, other, vmm) = two_hosts().await;
+        vmm.quit().await.unwrap();
+        assert!(!other.has_whole(spec().vm));
+        other.doors().start(spec()).await.unwrap();
+        assert!(other.broken()[0].contains("did not come whole"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_on_two_hosts_and_one_on_an_old_disk_are_seen() {
+        let (one, other, vmm) = two_hosts().await;
+        other.lock().disks.entry(spec().vm).or_default().torn = false;
+        other.doors().start(spec()).await.unwrap();
+        assert!(other.broken()[0].contains("while it lives on one"), "{:?}", other.broken());
+        vmm.quit().await.unwrap();
+        let vmm = other.doors().adopt(spec().vm, &spec().dir).await.unwrap().unwrap();
+        vmm.quit().await.unwrap();
+        assert_eq!((one.broken().len(), other.broken().len()), (0, 1));
+        one.doors().start(spec()).await.unwrap();
+        assert!(one.broken()[0].contains("has seen 1 runs, the newest has seen 2"), "{:?}", one.broken());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_half_is_not_whole() {
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new(), Arc::default());
+        let carried = hull_node::plan::record::Record::new(spec().vm).carried();
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let (from, to, progress) = (host.doors(), host.doors(), Progress::default());
+        let given = async {
+            _ = tokio::time::timeout(Duration::from_millis(700), from.give(spec().vm, carried, &mut near)).await;
+            drop(near);
+        };
+        let ((), taken) = tokio::join!(given, to.take(spec().vm, &mut far, &progress));
+        assert!(taken.unwrap_err().detail.contains("broke"));
+        assert!(host.holds().contains_key(&spec().vm) && !host.has_whole(spec().vm));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn closed_doors_let_nobody_through() {
-        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new());
+        let host = Host::new("h", Arc::new(Fate::new(1)), SimClock::new(), Arc::default());
         let doors = host.doors();
         doors.close();
         let through = tokio::time::timeout(Duration::from_secs(3600), doors.start(spec())).await;
