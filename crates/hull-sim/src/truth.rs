@@ -115,7 +115,7 @@ impl Truth {
             Change::Delete(key) => (key, None),
         };
         let Some((kind, rest)) = key.split_once('/') else { return };
-        if matches!(kind, "name" | "address" | "mac" | "hostname" | "vni") {
+        if matches!(kind, "name" | "address" | "mac" | "hostname" | "vni" | "router-number") {
             match value.and_then(|value| serde_json::from_slice(value).ok()) {
                 Some(holder) => _ = self.claims.insert(key.to_string(), holder),
                 None => _ = self.claims.remove(&**key),
@@ -256,6 +256,7 @@ impl Truth {
         }
         wanted.extend(self.floating_ips.values().map(|f| format!("address/{}/{}", f.network, f.address)));
         wanted.extend(self.networks.values().filter_map(|n| Some(format!("vni/{}", n.vni?))));
+        wanted.extend(self.routers.values().map(|router| format!("router-number/{}", router.id.number())));
         let named = |kind: &str, meta: &Meta| format!("name/{kind}/{}/{}", meta.project, meta.name);
         let made = self.ports.values().filter(|port| !port.goes_with_vm && port.router_gateway.is_none());
         wanted.extend(made.map(|port| named("port", &port.meta)));
@@ -267,7 +268,7 @@ impl Truth {
         wanted.extend(self.floating_ips.values().map(|floating| named("floating-ip", &floating.meta)));
         wanted.extend(self.groups.values().map(|group| named("security-group", &group.meta)));
         let counted = |key: &str| match key.split('/').collect::<Vec<_>>()[..] {
-            ["mac" | "address" | "hostname" | "vni", ..] => true,
+            ["mac" | "address" | "hostname" | "vni" | "router-number", ..] => true,
             ["name", kind, ..] => NAMED.contains(&kind),
             _ => false,
         };
