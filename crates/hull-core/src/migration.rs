@@ -22,7 +22,7 @@ use hull_types::{
     node::NodeFacts,
     reason::{Reason, ReasonCode},
     units::Bytes,
-    vm::{Accel, Placement, Vm, VmPhase, VmStatus},
+    vm::{Accel, Placement, PowerTarget, Vm, VmPhase, VmStatus},
 };
 use jiff::SignedDuration;
 
@@ -404,7 +404,9 @@ pub fn progress(
 ) -> Option<Changes> {
     let UnderWay { vm, placement, migration } = *under_way;
     if placement.leaving().is_none() {
-        return is_rest(said.phase).then(|| arrived(under_way, said, call));
+        // A machine restored from memory stands still for a moment before it runs.
+        let stands = said.phase == VmPhase::Paused && vm.power.target != PowerTarget::Paused;
+        return (is_rest(said.phase) && !stands).then(|| arrived(under_way, said, call));
     }
     if said.migration != Some(migration.id) || vm.deleted_at.is_some() {
         return None;

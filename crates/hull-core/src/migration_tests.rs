@@ -1,6 +1,6 @@
 //! A migration's decisions, as tables.
 
-use hull_types::{name::Name, vm::PowerTarget};
+use hull_types::name::Name;
 use uuid::Uuid;
 
 use super::*;
@@ -151,6 +151,7 @@ fn a_running_vm_is_released_copied_and_started_and_changes_hands_once() {
 
     assert!(!cloud.says(&cloud.old(VmPhase::Running), 5), "the old node's words count no more");
     assert!(cloud.says(&cloud.new_node(VmPhase::Starting), 5) && cloud.placement.moving.is_some());
+    assert!(cloud.says(&cloud.new_node(VmPhase::Paused), 5) && cloud.placement.moving.is_some(), "it has yet to run");
     assert!(cloud.says(&cloud.new_node(VmPhase::Running), 6));
     let done = cloud.migration();
     assert_eq!((done.phase, done.ended_at, done.downtime_ms), (MigrationPhase::Done, Some(at(6)), Some(5000)));
