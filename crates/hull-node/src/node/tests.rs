@@ -538,3 +538,21 @@ async fn a_vm_goes_from_node_to_node_by_their_server() {
     old_node.shutdown().await;
     new_node.shutdown().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_comes_by_another_migration_is_not_waited_for_by_the_first() {
+    let [first, second] = [98, 99].map(|number| MigrationId(Uuid::from_u128(number)));
+    let (host, mut server) = (FakeHost::new(), Server::new());
+    let node = start(&host, &server).await;
+    server.accept().await;
+    let comes = |migration| DesiredVm { transit: Some(Transit::Arriving { migration }), ..desired() };
+    server.tell(all(&[&comes(first)])).await;
+    // Its bytes never end.
+    let Some(Dialled::Handover { stream: _stalled, .. }) = server.dialled.recv().await else { panic!("none") };
+    let told = tokio::time::Instant::now();
+    server.tell(all(&[&comes(second)])).await;
+    let Some(Dialled::Handover { migration, .. }) = server.dialled.recv().await else { panic!("none") };
+    assert_eq!(migration, second);
+    assert!(told.elapsed() < Duration::from_secs(60), "it waited for the first");
+    node.shutdown().await;
+}

@@ -18,6 +18,7 @@ use hull_types::{
     error::{Error, ErrorKind, Result},
     id::{NodeId, VmId},
     link::DesiredVm,
+    migration::Transit,
     reason::{Reason, ReasonCode},
     units::Bytes,
     vm::VmStatus,
@@ -299,8 +300,8 @@ impl Task {
         let limit = act::limit(step);
         let effect = tokio::select! {
             effect = timeout(limit, self.effect(step)) => effect.unwrap_or_else(|_| Err(act::too_long(step, limit))),
-            // Fetching an image, or a VM, may take long; whoever deletes it meanwhile does not wait for that.
-            () = told_to_go(self.wishes.clone()), if matches!(step.act(), Some(Act::Prepare | Act::TakeOver)) => return Ok(()),
+            // Fetching an image, or a VM, may take long; whoever does not want it any more does not wait for that.
+            () = needless(self.wishes.clone(), step), if matches!(step.act(), Some(Act::Prepare | Act::TakeOver)) => return Ok(()),
         };
         let now = self.shared.now();
         match effect {
@@ -367,11 +368,17 @@ impl Task {
     }
 }
 
-/// Comes when the VM shall no longer be here.
-async fn told_to_go(mut wishes: watch::Receiver<Wish>) {
+/// Comes when the VM shall no longer be here, or shall come by another migration than by the step's.
+async fn needless(mut wishes: watch::Receiver<Wish>, step: &Step) {
+    let by = match step {
+        Step::FetchImages { migration } | Step::TakeOver { migration } => Some(*migration),
+        _ => None,
+    };
     let goes = |wish: &Wish| match &wish.what {
         What::Remove => true,
-        What::Hold(desired) => desired.vm.deleted_at.is_some(),
+        What::Hold(desired) => {
+            desired.vm.deleted_at.is_some() || by.is_some() && by != desired.transit.map(Transit::migration)
+        }
         What::AsRecorded => false,
     };
     if wishes.wait_for(goes).await.is_err() {
