@@ -135,6 +135,33 @@ async fn networks_and_routers_span_hosts_and_nothing_is_flooded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn networks_span_hosts_that_reach_each_other_by_ipv6() {
+    let site = Site::over6(2);
+    let id = new_router();
+    let (one, two) = (tenant(44, id), tenant(45, id));
+    let places: HashMap<PortId, usize> = [&one, &two]
+        .iter()
+        .flat_map(|network| network.ports.iter().enumerate().map(|(number, port)| (port.id, number)))
+        .collect();
+    site.tell(&[&one, &two], &places, |_| router(id, &[&one, &two])).await;
+    let near = site.guest(0, &one, 0).await;
+    let (_far, far_two) = (site.guest(1, &one, 1).await, site.guest(1, &two, 1).await);
+    for address in [v4(&one, 1), v6(&one, 1), v4(&two, 1), v6(&two, 1)] {
+        reaches(&near, address, "on the other host").await;
+    }
+    reaches(&far_two, v4(&one, 0), "back by the router").await;
+    near.run(&format!("ping -c 1 -W 5 -M do -s 1372 {}", v4(&two, 1)));
+    // The tunnel takes 70 bytes of each packet, of 1500.
+    let networks = &site.hosts[0].networks;
+    networks.apply(&DesiredNetwork { mtu: 1431, ..site.seen(&one, &places, 0) }).await.unwrap();
+    let told = networks.troubles();
+    assert!(matches!(&told[..], [told] if told.contains("to 1430 at most")), "{told:?}");
+    // A stranger on the same wire is not heard: the tunnel opens to known nodes only.
+    let rules = site.hosts[1].host.run("nft list ruleset").unwrap();
+    assert!(rules.contains(&site.hosts[0].host.address6().to_string()), "{rules}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_known_nodes_speak_to_a_tunnel() {
     let site = Site::new(2);
     let id = new_router();

@@ -10,10 +10,10 @@
 
 mod kit;
 
-use std::{path::PathBuf, process::Command, process::Stdio};
+use std::{path::PathBuf, process::Command};
 
 use hull_testkit::{TestHost, TestNet, TinyGuest, eventually_blocking};
-use kit::{DEADLINE, Hull, Running, Said, number, processes, text, traces};
+use kit::{DEADLINE, Hull, Running, Said, number, processes, ssh_from, text, traces};
 use serde_json::Value;
 
 /// A server, two nodes, and a provider's network that both are plugged into.
@@ -46,7 +46,7 @@ impl Cloud {
             Self::run(node);
         }
         cloud.ready();
-        cloud.import();
+        cloud.server.import_guest();
         cloud.server.ok(&["network", "create", "outside", "--provider", "physnet1", "--external"]);
         let range = ["--gateway", "203.0.113.1", "--pool", "203.0.113.10-203.0.113.99"];
         cloud.server.ok(&[&["subnet", "create", "v4", "203.0.113.0/24", "--network", "outside"][..], &range].concat());
@@ -76,17 +76,6 @@ impl Cloud {
         eventually_blocking("both nodes", DEADLINE, probe).unwrap_or_else(|e| panic!("{e:#}\n{}", self.logs()));
     }
 
-    /// The tiny guest as it starts soonest, with a disk of its own.
-    fn import(&self) {
-        let (guest, blank) = (TinyGuest::get().unwrap(), self.server.file("blank.raw"));
-        std::fs::write(&blank, vec![0; 1 << 20]).unwrap();
-        for (name, file) in [("kernel", &guest.kernel), ("initrd", &guest.initrd), ("disk", &blank)] {
-            let more: &[&str] = if name == "disk" { &["--format", "raw"] } else { &[] };
-            let import = ["image", "import", file.to_str().unwrap(), "--name", name, "--kind", name];
-            self.server.ok(&[&import[..], more].concat());
-        }
-    }
-
     /// A machine on node `one`, and the address outside that leads to it.
     fn create(&self, name: &str, address: &str) -> String {
         self.server.ok(&["node", "maintenance", "two"]);
@@ -102,11 +91,7 @@ impl Cloud {
     }
 
     fn ssh_command(&self, address: &str, line: &str) -> Command {
-        let mut ssh = self.outside.command("ssh");
-        ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]);
-        ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20"]);
-        ssh.arg("-i").arg(&self.key).args(["-l", "debian", address, line]).stdin(Stdio::null());
-        ssh
+        ssh_from(&self.outside, &self.key, address, line)
     }
 
     /// What a line prints in a machine, by ssh from outside, once it answers.

@@ -24,9 +24,13 @@ use super::{Bench, Guest, network};
 pub const OUTSIDE: &str = "203.0.113.1";
 pub const OUTSIDE6: &str = "2001:db8:ff::1";
 
+/// By which of their addresses hosts reach each other's networks.
+type Underlay = fn(&TestHost) -> IpAddr;
+
 /// Hosts, and the segment outside.
 pub struct Site {
     pub hosts: Vec<Bench>,
+    underlay: Underlay,
     pub segment: TestHost,
     /// The external network.
     pub external: DesiredNetwork,
@@ -37,30 +41,47 @@ impl Site {
         Self::repaired(hosts, Duration::from_secs(1))
     }
 
+    /// With tunnels over IPv6.
+    pub fn over6(hosts: usize) -> Self {
+        Self::made(hosts, Duration::from_secs(1), |host| host.address6().into())
+    }
+
     /// With hosts that look their networks over so often.
     pub fn repaired(hosts: usize, every: Duration) -> Self {
+        Self::made(hosts, every, |host| host.address().into())
+    }
+
+    fn made(hosts: usize, every: Duration, underlay: Underlay) -> Self {
         let switch = TestNet::new().unwrap();
         let world = Arc::new(switch.host("world").unwrap());
         let segment = TestHost::new("segment").unwrap();
         segment.run("ip link add seg type bridge; ip link set seg up").unwrap();
         segment.run(&format!("ip addr add {OUTSIDE}/24 dev seg; ip -6 addr add {OUTSIDE6}/64 dev seg nodad")).unwrap();
-        let hosts = (0..hosts).map(|number| Self::host(&switch, &world, &segment, number, every)).collect();
+        let host = |number| Self::host(&switch, &world, &segment, number, every, underlay);
+        let hosts = (0..hosts).map(host).collect();
         let mut external = network(250);
         external.name = "outside".to_owned();
         external.uplink = Uplink::Provider("physnet1".to_owned());
         external.mtu = 1500;
         external.ports.clear();
         external.subnets = vec![foreign("203.0.113.0/24", OUTSIDE), foreign("2001:db8:ff::/64", OUTSIDE6)];
-        Self { hosts, segment, external }
+        Self { hosts, underlay, segment, external }
     }
 
-    fn host(switch: &TestNet, world: &Arc<TestHost>, segment: &TestHost, number: usize, every: Duration) -> Bench {
+    fn host(
+        switch: &TestNet,
+        world: &Arc<TestHost>,
+        segment: &TestHost,
+        number: usize,
+        every: Duration,
+        underlay: Underlay,
+    ) -> Bench {
         let host = switch.host(&format!("host{number}")).unwrap();
         host.run("ip link add br-ext type bridge; ip link set br-ext up").unwrap();
         host.run(&format!("ip link add ext0 type veth peer name e{number} netns {}", segment.namespace())).unwrap();
         host.run("ip link set ext0 master br-ext up").unwrap();
         segment.run(&format!("ip link set e{number} master seg up")).unwrap();
-        let underlay = IpAddr::V4(host.address());
+        let underlay = underlay(&host);
         Bench::on(host, Arc::clone(world), |config| {
             config.underlay = Some(underlay);
             config.repair_every = every;
@@ -74,7 +95,7 @@ impl Site {
         for port in &mut seen.ports {
             port.place = match places.get(&port.id) {
                 Some(&place) if place == host => PortPlace::Here,
-                Some(&place) => PortPlace::There { node: self.hosts[place].host.address().into() },
+                Some(&place) => PortPlace::There { node: (self.underlay)(&self.hosts[place].host) },
                 None => PortPlace::Nowhere,
             };
         }

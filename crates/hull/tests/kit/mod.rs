@@ -189,6 +189,18 @@ impl Hull {
         self.ok(&["image", "import", disk.to_str().unwrap(), "--name", "tiny"]);
     }
 
+    /// The tiny guest as it starts soonest: a kernel and its initial file system, beside a disk with nothing on it.
+    pub fn import_guest(&self) {
+        let (guest, blank) = (TinyGuest::get().unwrap(), self.file("blank.raw"));
+        std::fs::write(&blank, vec![0; 1 << 20]).unwrap();
+        for (name, file) in [("kernel", &guest.kernel), ("initrd", &guest.initrd), ("disk", &blank)] {
+            let more: &[&str] = if name == "disk" { &["--format", "raw"] } else { &[] };
+            let import = ["image", "import", file.to_str().unwrap(), "--name", name, "--kind", name];
+            self.ok(&[&import[..], more].concat());
+            self.ok(&["image", "share", name]);
+        }
+    }
+
     /// A key pair for logging in; the private key's file.
     pub fn key(&self) -> PathBuf {
         let key = self.file("key");
@@ -314,6 +326,16 @@ impl Drop for Hull {
             let _ = holder.wait();
         }
     }
+}
+
+/// A line in a guest, by ssh from a host as whoever has the key.
+pub fn ssh_from(host: &TestHost, key: &Path, address: &str, line: &str) -> Command {
+    // The tiny guest makes a new host key at each boot, and the machine's own ssh configuration is nobody's here.
+    let mut ssh = host.command("ssh");
+    ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]);
+    ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20"]);
+    ssh.arg("-i").arg(key).args(["-l", "debian", address, line]).stdin(Stdio::null());
+    ssh
 }
 
 /// Control groups of a VM, in whichever hierarchies the machine has.

@@ -44,25 +44,13 @@ impl Site {
         let cmdline = format!("{} {words}", TinyGuest::micro_cmdline());
         let site = Self { hull, outside, cmdline };
         site.up();
-        site.import_guest();
+        site.hull.import_guest();
         site.hull.ok(&["network", "create", "outside", "--provider", "physnet1", "--external"]);
         let range = ["--gateway", "203.0.113.1", "--pool", "203.0.113.10-203.0.113.99"];
         site.hull.ok(&[&["subnet", "create", "v4", "203.0.113.0/24", "--network", "outside"][..], &range].concat());
         let range = ["--gateway", "2001:db8:ff::1", "--pool", "2001:db8:ff::10-2001:db8:ff::99"];
         site.hull.ok(&[&["subnet", "create", "v6", "2001:db8:ff::/64", "--network", "outside"][..], &range].concat());
         site
-    }
-
-    /// The tiny guest as it starts soonest: a kernel and its initial file system, beside a disk with nothing on it.
-    fn import_guest(&self) {
-        let (guest, blank) = (TinyGuest::get().unwrap(), self.hull.file("blank.raw"));
-        std::fs::write(&blank, vec![0; 1 << 20]).unwrap();
-        for (name, file) in [("kernel", &guest.kernel), ("initrd", &guest.initrd), ("disk", &blank)] {
-            let more: &[&str] = if name == "disk" { &["--format", "raw"] } else { &[] };
-            let import = ["image", "import", file.to_str().unwrap(), "--name", name, "--kind", name];
-            self.hull.ok(&[&import[..], more].concat());
-            self.hull.ok(&["image", "share", name]);
-        }
     }
 
     pub fn up(&self) {
@@ -89,12 +77,7 @@ impl Site {
 
     /// A line at an address inside the cloud, by ssh from outside as whoever has the key. Once, whatever comes of it.
     pub fn ssh(&self, key: &Path, address: &str, line: &str) -> Said {
-        // The tiny guest makes a new host key at each boot, and the machine's own ssh configuration is nobody's here.
-        let mut ssh = self.outside.command("ssh");
-        ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]);
-        ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20"]);
-        ssh.arg("-i").arg(key).args(["-l", "debian", address, line]).stdin(Stdio::null());
-        ssh.output().unwrap().into()
+        super::ssh_from(&self.outside, key, address, line).output().unwrap().into()
     }
 
     /// The same until it succeeds; what it printed.
