@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use hull_node::vm::records::SAVED_MEMORY;
 use hull_testkit::TinyGuest;
 use hull_types::{
     Timestamp,
@@ -67,6 +68,19 @@ struct Moved {
     migration: Migration,
     /// When its disk and memory began to be copied, as a watcher saw it.
     copying: Option<Timestamp>,
+    /// Bytes of saved memory, where it has any.
+    saved: u64,
+}
+
+impl Moved {
+    /// Milliseconds of a downtime's parts: saved and ended, copied, restored and running.
+    fn parts(&self) -> anyhow::Result<[f64; 3]> {
+        let Migration { halted_at, moved_at, ended_at, .. } = self.migration;
+        let [halted, copying, moved, ended] = [halted_at, self.copying, moved_at, ended_at]
+            .map(|at| at.context("a VM that ran tells when it was halted, copied, moved and running"));
+        let (copying, moved) = (copying?, moved?);
+        Ok([milliseconds(halted?, copying), milliseconds(copying, moved), milliseconds(moved, ended?)])
+    }
 }
 
 impl Pair {
@@ -75,27 +89,22 @@ impl Pair {
         let name = format!("idle-{}", memory.0 >> 20);
         boot::running(&self.cloud, &guests::micro_of(&name, memory)?).await?;
         boot::booted(&self.cloud, &name).await?;
-        let (mut downtime, mut leaving, mut copying, mut starting) = <(Samples, Samples, Samples, Samples)>::default();
+        let (mut downtime, mut saved, mut parts) = (Samples::default(), Samples::default(), <[Samples; 3]>::default());
         // The first fetches images.
         for run in 0..=effort.runs(8, 2) {
-            let Moved { migration, copying: began } = self.migrate(&name).await?;
-            let [halted, moved, ended] = [migration.halted_at, migration.moved_at, migration.ended_at]
-                .map(|at| at.context("a VM that ran tells when it was halted, moved and running"));
-            let (halted, moved) = (halted?, moved?);
+            let moved = self.migrate(&name).await?;
             if run > 0 {
-                downtime.push(migration.downtime_ms.context("a VM that ran tells its downtime")? as f64);
-                starting.push(milliseconds(moved, ended?));
-                if let Some(began) = began {
-                    leaving.push(milliseconds(halted, began));
-                    copying.push(milliseconds(began, moved));
-                }
+                let took = moved.migration.downtime_ms.context("a VM that ran tells its downtime")?;
+                downtime.push(took as f64);
+                saved.push(moved.saved as f64 / f64::from(1 << 20));
+                parts.iter_mut().zip(moved.parts()?).for_each(|(all, part)| all.push(part));
             }
         }
         self.delete(&name).await?;
-        let parts = [&leaving, &copying, &starting].map(|part| number(part.median()));
-        let what = format!("migration, idle micro of {memory}, TCG: downtime");
-        let told = format!("saved and ended {}, copied {}, restored and running {} ms", parts[0], parts[1], parts[2]);
-        Ok(Row::new(what, budget, format!("{}: {told}", downtime.spread("ms"))))
+        let [ended, copied, restored] = parts.map(|part| number(part.median()));
+        let (downtime, saved) = (downtime.spread("ms"), number(saved.median()));
+        let told = format!("{saved} MiB saved in {ended}, copied in {copied}, restored and running in {restored} ms");
+        Ok(Row::new(format!("migration downtime, idle micro of {memory}, TCG"), budget, format!("{downtime}: {told}")))
     }
 
     /// A VM that is off, with data of its own, goes back and forth.
@@ -107,7 +116,7 @@ impl Pair {
         write(&self.disk(view.vm.id).await?, mib)?;
         let (mut speed, mut whole, mut copied) = <(Samples, Samples, Samples)>::default();
         for run in 0..=effort.runs(5, 2) {
-            let Moved { migration, copying } = self.migrate(name).await?;
+            let Moved { migration, copying, .. } = self.migrate(name).await?;
             let moved = migration.moved_at.context("a VM that went tells when")?;
             let disk = self.disk(view.vm.id).await?;
             let took = import::copy(&disk, &disk.with_file_name("copy"))?;
@@ -129,22 +138,34 @@ impl Pair {
     async fn migrate(&self, vm: &str) -> anyhow::Result<Moved> {
         let migrations = self.cloud.client.migrations();
         let begun = migrations.begin(&MigrationCreate { vm: vm.to_owned(), node: None }).await?;
-        let (id, mut copying) = (begun.id.to_string(), None);
+        let (id, mut copying, mut saved) = (begun.id.to_string(), None, 0);
         let over = migrations.until(&id, |migration| {
             if migration.phase == MigrationPhase::Copying {
                 copying.get_or_insert_with(Timestamp::now);
+                saved = self.saved(migration.vm).max(saved);
             }
             false
         });
         let migration = tokio::time::timeout(PATIENCE, over).await.context("a migration's end")??;
         let why = migration.reason.as_ref().map(|reason| reason.message.as_str()).unwrap_or_default();
         ensure!(migration.phase == MigrationPhase::Done, "{vm} did not go: {:?}: {why}", migration.phase);
-        Ok(Moved { migration, copying })
+        Ok(Moved { migration, copying, saved })
+    }
+
+    /// The size of a VM's saved memory; on the node it goes to that grows yet.
+    fn saved(&self, vm: VmId) -> u64 {
+        let files = self.dirs("vms", vm).map(|dir| std::fs::metadata(dir.join(SAVED_MEMORY)));
+        files.into_iter().flatten().map(|file| file.len()).max().unwrap_or(0)
+    }
+
+    /// A VM's directories of a kind, on both nodes.
+    fn dirs(&self, kind: &str, vm: VmId) -> [PathBuf; 2] {
+        [self.cloud.data(), self.second.data()].map(|data| data.join("node").join(kind).join(vm.to_string()))
     }
 
     /// The root disk of a VM, once it is on one node only.
     async fn disk(&self, vm: VmId) -> anyhow::Result<PathBuf> {
-        let dirs = [self.cloud.data(), self.second.data()].map(|data| data.join("node/disks").join(vm.to_string()));
+        let dirs = self.dirs("disks", vm);
         let end = Instant::now() + PATIENCE;
         loop {
             let files = dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten();
