@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures Hull against its budgets and prints the table, each figure the median of several runs. As root.
-# Arguments: `quick` for a shorter form; names of budgets (placement network start create list boot import debian) for some of them.
+# Arguments: `quick` for a shorter form; names of budgets (placement network start create list boot migration import debian) for some of them.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 

@@ -151,7 +151,7 @@ pub(crate) async fn running(cloud: &Cloud, body: &VmCreate) -> anyhow::Result<(V
 }
 
 /// Waits until the tiny guest's user space is up.
-async fn booted(cloud: &Cloud, name: &str) -> anyhow::Result<()> {
+pub(crate) async fn booted(cloud: &Cloud, name: &str) -> anyhow::Result<()> {
     let end = Instant::now() + PATIENCE;
     loop {
         let log = cloud.client.vms().console_log(name, 65_536).await?;

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -26,9 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running Hull, all in one. Dropping it deletes its VMs, stops it, and removes what it made on the host.
 pub(crate) struct Cloud {
-    dir: TempDir,
-    prefix: String,
-    child: Child,
+    daemon: Daemon,
     /// Calls, in a project without quota.
     pub(crate) client: Client,
     /// From `exec` to the first answer of the API.
@@ -42,26 +41,17 @@ impl Cloud {
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let dir = hull_testkit::short_dir()?;
         let port = hull_testkit::free_port()?;
-        // Of at most five characters, and not another bench's.
-        let prefix = format!("b{:04x}", std::process::id() & 0xffff);
-        let log = File::create(dir.path().join("hull.log"))?;
-        let begin = Instant::now();
-        let child = binary(dir.path())
-            .args(["up", "--listen", &format!("127.0.0.1:{port}"), "--network-prefix", &prefix])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("the hull binary cannot be run")?;
         let socket = Endpoint::Unix(dir.path().join("hull.sock"));
         let client = Client::new(socket, None, Some(PROJECT.to_owned()))?;
-        let mut cloud = Self { dir, prefix, child, client, answered: Duration::ZERO, guests: false };
+        let begin = Instant::now();
+        let daemon = Daemon::start(dir, 'b', &["up", "--listen", &format!("127.0.0.1:{port}")])?;
+        let mut cloud = Self { daemon, client, answered: Duration::ZERO, guests: false };
         while cloud.client.get::<ServerStatus>("v1/status", &[]).await.is_err() {
-            if let Some(status) = cloud.child.try_wait()? {
-                bail!("hull up ended at its start ({status}): {}", cloud.log());
+            if let Some(status) = cloud.daemon.child.try_wait()? {
+                bail!("hull up ended at its start ({status}): {}", cloud.daemon.log());
             }
             if begin.elapsed() > PATIENCE {
-                bail!("hull up does not answer within {} s: {}", PATIENCE.as_secs(), cloud.log());
+                bail!("hull up does not answer within {} s: {}", PATIENCE.as_secs(), cloud.daemon.log());
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -76,16 +66,33 @@ impl Cloud {
             description: String::new(),
             quota: Some(Quota::default().into()),
         };
-        let unscoped = Client::new(Endpoint::Unix(self.dir.path().join("hull.sock")), None, None)?;
+        let unscoped = Client::new(Endpoint::Unix(self.data().join("hull.sock")), None, None)?;
         unscoped.nouns("projects").create::<_, ProjectView>(&body).await?;
+        let nodes = self.ready_nodes(1).await.with_context(|| self.daemon.log())?;
+        Ok(nodes.into_iter().next().context("the cloud has no node")?.node)
+    }
+
+    /// A second node, on this machine too. It must outlive the VMs on it, so drop it after the cloud.
+    pub(crate) async fn join(&self) -> anyhow::Result<Daemon> {
+        let dir = hull_testkit::short_dir()?;
+        let token = said(self.command().args(["node", "join-token"]))?;
+        said(binary(dir.path()).args(["node", "join", token.trim(), "--name", "second"]))?;
+        let second = Daemon::start(dir, 'c', &["node", "run"])?;
+        self.ready_nodes(2).await.with_context(|| second.log())?;
+        Ok(second)
+    }
+
+    /// Waits until so many nodes take VMs.
+    async fn ready_nodes(&self, count: usize) -> anyhow::Result<Vec<NodeView>> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let nodes: Vec<NodeView> = unscoped.nouns("nodes").list(&[]).await?;
-            if let Some(node) = nodes.into_iter().find(|node| node.ready) {
-                return Ok(node.node);
+            let mut nodes: Vec<NodeView> = self.client.nouns("nodes").list(&[]).await?;
+            nodes.retain(|node| node.ready);
+            if nodes.len() >= count {
+                return Ok(nodes);
             }
             if Instant::now() > end {
-                bail!("the node is not ready within {} s: {}", PATIENCE.as_secs(), self.log());
+                bail!("{count} nodes shall be ready, {} are within {} s", nodes.len(), PATIENCE.as_secs());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -99,11 +106,11 @@ impl Cloud {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.daemon.child.id()
     }
 
     pub(crate) fn data(&self) -> &Path {
-        self.dir.path()
+        self.daemon.data()
     }
 
     /// The command on this Hull, in its project.
@@ -111,6 +118,49 @@ impl Cloud {
         let mut command = binary(self.data());
         command.args(["--project", PROJECT]);
         command
+    }
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        if !self.guests {
+            return;
+        }
+        // Deleting is Hull's work: it alone knows the processes of its VMs.
+        if let Err(error) = said(self.command().args(["vm", "delete", "--all", "--wait", "--timeout", "120"])) {
+            eprintln!("bench: VMs of the Hull in {} may be left: {error:#}", self.data().display());
+        }
+    }
+}
+
+/// A Hull in the foreground, as a child. Dropping it stops it, and removes its directory and its networks.
+pub(crate) struct Daemon {
+    dir: TempDir,
+    prefix: String,
+    child: Child,
+}
+
+impl Daemon {
+    /// Runs it on a directory; what it makes on the host is named by `letter`.
+    fn start(dir: TempDir, letter: char, words: &[&str]) -> anyhow::Result<Self> {
+        // Of at most five characters, and not another bench's.
+        let prefix = format!("{letter}{:04x}", std::process::id() & 0xffff);
+        let log = File::create(dir.path().join("hull.log"))?;
+        let child = binary(dir.path())
+            .args(words)
+            .args(["--network-prefix", &prefix])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            // Ctrl-C is for the bench alone: who is to delete VMs must not have ended.
+            .process_group(0)
+            .spawn()
+            .context("the hull binary cannot be run")?;
+        Ok(Self { dir, prefix, child })
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        self.dir.path()
     }
 
     fn log(&self) -> String {
@@ -137,23 +187,19 @@ impl Cloud {
     }
 }
 
-impl Drop for Cloud {
+impl Drop for Daemon {
     fn drop(&mut self) {
-        if self.guests {
-            // Deleting is Hull's work: it alone knows the processes of its VMs.
-            let deleted = self.command().args(["vm", "delete", "--all", "--wait", "--timeout", "120"]).output();
-            match deleted {
-                Ok(output) if output.status.success() => {}
-                Ok(output) => {
-                    let said = String::from_utf8_lossy(&output.stderr);
-                    eprintln!("bench: VMs of the Hull in {} may be left: {}", self.dir.path().display(), said.trim());
-                }
-                Err(error) => eprintln!("bench: VMs of the Hull in {} may be left: {error}", self.dir.path().display()),
-            }
-        }
         self.end();
         remove_networks(&self.prefix);
     }
+}
+
+/// What a command that succeeds prints.
+fn said(command: &mut Command) -> anyhow::Result<String> {
+    // Out of Ctrl-C's way too.
+    let output = command.stdin(Stdio::null()).process_group(0).output().context("the hull binary cannot be run")?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The binary under test, on a data directory.

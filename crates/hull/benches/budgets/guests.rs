@@ -82,13 +82,24 @@ pub(crate) fn pc(name: &str) -> anyhow::Result<VmCreate> {
 
 /// A `micro` that boots the tiny guest's kernel, without disk and NIC.
 pub(crate) fn micro(name: &str) -> anyhow::Result<VmCreate> {
-    let size = Resources { vcpus: 1, memory: MEMORY, disk: Bytes::ZERO };
+    micro_of(name, MEMORY)
+}
+
+/// The same with so much memory.
+pub(crate) fn micro_of(name: &str, memory: Bytes) -> anyhow::Result<VmCreate> {
+    let size = Resources { vcpus: 1, memory, disk: Bytes::ZERO };
     let kernel = DirectBootRequest {
         kernel: KERNEL.to_owned(),
         initrd: Some(INITRD.to_owned()),
         cmdline: TinyGuest::micro_cmdline(),
     };
     Ok(VmCreate { profile: Profile::Micro, kernel: Some(kernel), nics: Some(Vec::new()), ..plain(name, size)? })
+}
+
+/// A `pc` that stays off, of the tiny guest's disk, grown.
+pub(crate) fn off(name: &str, disk: Bytes) -> anyhow::Result<VmCreate> {
+    let size = Resources { vcpus: 1, memory: MEMORY, disk };
+    Ok(VmCreate { start: false, image: Some(DISK.to_owned()), nics: Some(Vec::new()), ..plain(name, size)? })
 }
 
 /// A `pc` from an image with a disk of 4 GiB, a NIC and a key.

@@ -52,7 +52,7 @@ pub(crate) async fn rows(effort: Effort) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn speed(mib: usize, took: Duration) -> f64 {
+pub(crate) fn speed(mib: usize, took: Duration) -> f64 {
     mib as f64 / took.as_secs_f64()
 }
 
@@ -76,7 +76,8 @@ fn write(path: &Path, source: &Source, mib: usize, run: usize) -> anyhow::Result
     Ok(file.sync_all()?)
 }
 
-fn copy(from: &Path, to: &Path) -> anyhow::Result<Duration> {
+/// By `cp`, durably; the copy goes again.
+pub(crate) fn copy(from: &Path, to: &Path) -> anyhow::Result<Duration> {
     let begin = Instant::now();
     let done = Command::new("cp").arg("--sparse=never").args([from, to]).status()?;
     anyhow::ensure!(done.success(), "cp ended with {done}");

@@ -15,6 +15,7 @@ mod import;
 mod libvirt;
 mod list;
 mod memory;
+mod migration;
 mod network;
 mod placement;
 mod qemu;
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 use table::Row;
 
 /// The budgets, in the order they are measured.
-const ALL: [&str; 8] = ["placement", "network", "start", "create", "list", "boot", "import", "debian"];
+const ALL: [&str; 9] = ["placement", "network", "start", "create", "list", "boot", "migration", "import", "debian"];
 
 /// One budget may not take longer than this, so that a run ends.
 const DEADLINE: Duration = Duration::from_secs(1800);
@@ -86,6 +87,7 @@ async fn measure(name: &str, effort: Effort) -> anyhow::Result<Vec<Row>> {
         "create" => Box::pin(create::rows(effort)).await,
         "list" => Box::pin(list::rows(effort)).await,
         "boot" => Box::pin(boot::rows(effort)).await,
+        "migration" => Box::pin(migration::rows(effort)).await,
         "import" => Box::pin(import::rows(effort)).await,
         "debian" => Box::pin(debian::rows(effort)).await,
         other => anyhow::bail!("no budget is called {other}"),
