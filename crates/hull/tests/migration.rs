@@ -205,9 +205,14 @@ fn a_machine_goes_to_another_node_with_its_memory_disk_addresses_and_connections
     assert_eq!(server.vm("web")["addresses"], before["addresses"]);
     let inside = cloud.ssh(&outside, "dd if=/dev/vda bs=1M skip=300 count=1 2>/dev/null | head -c 11");
     assert_eq!(inside, "on-its-disk");
+    // A node is emptied of all its machines.
+    let said = server.ok(&["node", "drain", "one", "--wait", "--timeout", "300"]);
+    assert!(said.contains("maintenance"), "{said}");
+    assert_eq!((cloud.node_of("web"), cloud.node_of("peer")), ("two".into(), "two".into()));
+    cloud.ssh(&beside, "ping -c 3 -W 5 10.7.0.10 >/dev/null");
     let history = server.history(&id);
     let told = |action: &str| history.iter().filter(|(told, _)| told == action).count();
-    assert_eq!((told("vm.migrate"), told("vm.move")), (2, 2), "{history:?}");
+    assert_eq!((told("vm.migrate"), told("vm.move")), (3, 3), "{history:?}");
 }
 
 #[test]
