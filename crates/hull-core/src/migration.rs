@@ -17,7 +17,7 @@ use std::fmt;
 use hull_types::{
     Timestamp,
     error::{Error, ErrorKind, Result},
-    id::{MigrationId, NodeId},
+    id::NodeId,
     migration::{Migration, MigrationPhase, Moving},
     node::NodeFacts,
     reason::{Reason, ReasonCode},
@@ -67,7 +67,7 @@ pub struct Begin<'a> {
 ///
 /// # Errors
 /// `Conflict` where the VM cannot leave now, or no node can take it; `Invalid` where it is on the node named.
-pub fn begin(plan: &Begin<'_>, call: &mut Call<'_>) -> Result<(MigrationId, Changes)> {
+pub fn begin(plan: &Begin<'_>, call: &mut Call<'_>) -> Result<Changes> {
     let (placement, from) = leaves(plan, call.now)?;
     let to = goes_to(plan, from, call.now)?;
     let (vm, id) = (plan.vm, call.id());
@@ -93,14 +93,13 @@ pub fn begin(plan: &Begin<'_>, call: &mut Call<'_>) -> Result<(MigrationId, Chan
     let placed =
         Placement { moving: Some(Moving { migration: id, to: to.id, ready: false, deadline }), ..placement.clone() };
     let told = event::vm(call, vm, "vm.migrate", format!("is to go from node {} to node {}", from.name, to.name));
-    let changes = Changes::none()
+    Ok(Changes::none()
         .exists(Doc::Vm(vm.id))
         .unchanged(Doc::Placement(vm.id))
         .unchanged(Doc::Node(to.id))
         .and(Write::PutPlacement(Box::new(placed)))
-        .and(Write::PutMigration(Box::new(migration)))
-        .event(told);
-    Ok((id, changes))
+        .and(put(migration))
+        .event(told))
 }
 
 /// Where the VM is, where it can leave from there.
@@ -245,10 +244,6 @@ pub struct UnderWay<'a> {
 }
 
 impl UnderWay<'_> {
-    fn put(&self, migration: Migration) -> Write {
-        Write::PutMigration(Box::new(migration))
-    }
-
     fn base(&self) -> Changes {
         Changes::none()
             .exists(Doc::Vm(self.vm.id))
@@ -265,7 +260,7 @@ impl UnderWay<'_> {
         let told = event::vm(call, self.vm, action, format!("{words}: {}", reason.message));
         let ended = Migration { phase, reason: Some(reason), ended_at: Some(call.now), ..self.migration.clone() };
         let stays = Placement { moving: None, ..self.placement.clone() };
-        self.base().and(Write::PutPlacement(Box::new(stays))).and(self.put(ended)).event(told)
+        self.base().and(Write::PutPlacement(Box::new(stays))).and(put(ended)).event(told)
     }
 }
 
@@ -361,7 +356,7 @@ pub fn arrival(under_way: &UnderWay<'_>, last: Option<&VmStatus>, said: &VmStatu
         return Arrival::Same;
     }
     let held_up = Migration { reason: Some(reason.clone()), ..migration.clone() };
-    Arrival::Take(under_way.base().and(under_way.put(held_up)))
+    Arrival::Take(under_way.base().and(put(held_up)))
 }
 
 /// The new node is ready: the VM may leave, unless it runs a rescue system by now, which is not made to go anywhere.
@@ -373,7 +368,7 @@ fn releasing(under_way: &UnderWay<'_>, call: &mut Call<'_>) -> Changes {
     let moving = under_way.placement.moving.map(|moving| Moving { ready: true, ..moving });
     let leaves = Placement { moving, ..under_way.placement.clone() };
     let releasing = Migration { phase: MigrationPhase::Releasing, reason: None, ..under_way.migration.clone() };
-    under_way.base().and(Write::PutPlacement(Box::new(leaves))).and(under_way.put(releasing))
+    under_way.base().and(Write::PutPlacement(Box::new(leaves))).and(put(releasing))
 }
 
 /// The VM is the new node's.
@@ -390,7 +385,7 @@ fn moved(under_way: &UnderWay<'_>, said: &VmStatus, call: &mut Call<'_>) -> Chan
         .exists(Doc::Node(said.node))
         .and(Write::PutPlacement(Box::new(there)))
         .and(Write::PutVmStatus(Box::new(said.clone())))
-        .and(under_way.put(starting))
+        .and(put(starting))
         .event(told)
 }
 
@@ -425,7 +420,7 @@ pub fn progress(
     if said.phase == VmPhase::Released && after.phase == MigrationPhase::Releasing {
         after.phase = MigrationPhase::Copying;
     }
-    (after != *migration).then(|| under_way.base().and(under_way.put(after)))
+    (after != *migration).then(|| under_way.base().and(put(after)))
 }
 
 /// The VM is where its power shall be, or has failed there as any VM may.
@@ -441,7 +436,11 @@ fn arrived(under_way: &UnderWay<'_>, said: &VmStatus, call: &Call<'_>) -> Change
         ..migration.clone()
     };
     let settled = Placement { moving: None, ..placement.clone() };
-    under_way.base().and(Write::PutPlacement(Box::new(settled))).and(under_way.put(done))
+    under_way.base().and(Write::PutPlacement(Box::new(settled))).and(put(done))
+}
+
+fn put(migration: Migration) -> Write {
+    Write::PutMigration(Box::new(migration))
 }
 
 /// How a migration ends whose VM goes away meanwhile.
@@ -449,7 +448,7 @@ pub fn bereft(migration: &Migration, now: Timestamp) -> Write {
     let reason = Reason::new(ReasonCode::Deleting, "its VM was deleted", now);
     let ended =
         Migration { phase: MigrationPhase::Failed, reason: Some(reason), ended_at: Some(now), ..migration.clone() };
-    Write::PutMigration(Box::new(ended))
+    put(ended)
 }
 
 #[cfg(test)]

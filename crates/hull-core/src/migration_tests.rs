@@ -1,6 +1,6 @@
 //! A migration's decisions, as tables.
 
-use hull_types::name::Name;
+use hull_types::{id::MigrationId, name::Name};
 use uuid::Uuid;
 
 use super::*;
@@ -37,7 +37,7 @@ impl Cloud {
         Self { vm, placement: placement(), migration: None, status: self::status(phase), candidates, facts }
     }
 
-    fn begin(&self, wanted: Option<NodeId>) -> Result<(MigrationId, Changes)> {
+    fn begin(&self, wanted: Option<NodeId>) -> Result<Changes> {
         let hosts: Vec<Host<'_>> = self.candidates.iter().zip(&self.facts).map(host).collect();
         let plan =
             Begin { vm: &self.vm, placement: Some(&self.placement), status: Some(&self.status), nodes: &hosts, wanted };
@@ -45,7 +45,7 @@ impl Cloud {
     }
 
     fn begun(mut self) -> Self {
-        let (_, changes) = self.begin(None).unwrap();
+        let changes = self.begin(None).unwrap();
         self.take(changes);
         self
     }
@@ -324,7 +324,7 @@ fn a_vm_that_is_off_goes_to_any_node_that_holds_it() {
     cloud.candidates[1].free.memory = Bytes::gib(3);
     cloud.candidates.push(fuller);
     cloud.facts.push(cloud.facts[0].clone());
-    let (_, changes) = cloud.begin(None).unwrap();
+    let changes = cloud.begin(None).unwrap();
     cloud.take(changes);
     assert_eq!(cloud.migration().to, cloud.candidates[2].id, "the emptiest");
 }

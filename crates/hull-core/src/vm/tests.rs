@@ -8,7 +8,7 @@ use hull_types::{
     port::{Bandwidth, FixedIp, Port},
     project::Usage,
     reason::{Reason, ReasonCode},
-    vm::{Exit, ExitCause, PowerTarget, VmPhase, VmState, VmStatus},
+    vm::{Exit, ExitCause, Placement, PowerTarget, Vm, VmPhase, VmState, VmStatus},
     wire::VmUpdate,
 };
 use uuid::Uuid;
@@ -195,43 +195,33 @@ fn check_purged(changes: &Changes) {
     assert!(changes.writes.iter().any(|w| matches!(w, Write::Event(e) if e.action == "vm.gone")));
 }
 
+/// A VM that takes part in nothing else, for deleting it.
+fn plan_of<'a>(vm: &'a Vm, placement: Option<&'a Placement>, ports: &'a [Port]) -> Deleting<'a> {
+    Deleting { vm, placement, migration: None, ports, floating_ips: &[], usage: held() }
+}
+
 #[test]
 fn a_placed_vm_is_marked_and_one_without_a_node_goes_at_once() {
     let (vm, ports, mut placed) = (vm(), [port()], placement());
     let mut fresh = Seeded::new(1);
     let marked = {
-        let plan = Deleting {
-            vm: &vm,
-            placement: Some(&placed),
-            migration: None,
-            ports: &ports,
-            floating_ips: &[],
-            usage: held(),
-        };
+        let plan = plan_of(&vm, Some(&placed), &ports);
         delete::delete(&plan, &mut call(&mut fresh)).unwrap()
     };
     let after = marked.vms().next().unwrap().clone();
     assert_eq!(after.deleted_at, Some(NOW));
-    let again = Deleting {
-        vm: &after,
-        placement: Some(&placed),
-        migration: None,
-        ports: &ports,
-        floating_ips: &[],
-        usage: held(),
-    };
+    let again = plan_of(&after, Some(&placed), &ports);
     assert!(delete::delete(&again, &mut call(&mut fresh)).unwrap().is_empty(), "asking again changes nothing");
 
     placed.node = None;
     for placement in [None, Some(&placed)] {
-        let plan = Deleting { vm: &vm, placement, migration: None, ports: &ports, floating_ips: &[], usage: held() };
+        let plan = plan_of(&vm, placement, &ports);
         let purged = delete::delete(&plan, &mut call(&mut fresh)).unwrap();
         check_purged(&purged);
         assert!(purged.expect.contains(&Expect::Unchanged(Doc::Placement(vm.id))), "the scheduler may come between");
     }
     let locked = hull_types::vm::Vm { locked: true, ..vm };
-    let plan =
-        Deleting { vm: &locked, placement: None, migration: None, ports: &ports, floating_ips: &[], usage: held() };
+    let plan = plan_of(&locked, None, &ports);
     assert!(delete::delete(&plan, &mut call(&mut fresh)).unwrap_err().detail.contains("unlock it first"));
 }
 
@@ -299,14 +289,7 @@ fn placements_are_generations_and_refusals_are_written_once() {
 fn reports_are_taken_from_the_current_generation_only() {
     let (vm, ports, placed, mut fresh) = (vm(), [port()], placement(), Seeded::new(1));
     let said = status(VmPhase::Running);
-    let plan = Deleting {
-        vm: &vm,
-        placement: Some(&placed),
-        migration: None,
-        ports: &ports,
-        floating_ips: &[],
-        usage: held(),
-    };
+    let plan = plan_of(&vm, Some(&placed), &ports);
     let mut judge = |plan: Option<&Deleting<'_>>, before: Option<&VmStatus>, said: &VmStatus| {
         report(plan, before, said, &mut call(&mut fresh))
     };
@@ -330,14 +313,7 @@ fn reports_are_taken_from_the_current_generation_only() {
 #[test]
 fn each_rest_and_each_end_is_history_once() {
     let (vm, ports, placed, mut fresh) = (vm(), [port()], placement(), Seeded::new(1));
-    let plan = Deleting {
-        vm: &vm,
-        placement: Some(&placed),
-        migration: None,
-        ports: &ports,
-        floating_ips: &[],
-        usage: held(),
-    };
+    let plan = plan_of(&vm, Some(&placed), &ports);
     let mut told = |before: &VmStatus, said: &VmStatus| -> Vec<String> {
         let Verdict::Take(changes) = report(Some(&plan), Some(before), said, &mut call(&mut fresh)) else {
             return vec![];
@@ -374,14 +350,7 @@ fn a_rename_moves_the_claim_and_keeps_the_host_name() {
 #[test]
 fn a_failure_that_repeats_itself_is_told_less_and_less() {
     let (vm, ports, placed, mut fresh) = (vm(), [port()], placement(), Seeded::new(1));
-    let plan = Deleting {
-        vm: &vm,
-        placement: Some(&placed),
-        migration: None,
-        ports: &ports,
-        floating_ips: &[],
-        usage: held(),
-    };
+    let plan = plan_of(&vm, Some(&placed), &ports);
     let mut told = |failures, message: &str, deadline: Option<Timestamp>| {
         let mut reason = Reason::new(ReasonCode::StartFailed, message, NOW);
         reason.deadline = deadline;

@@ -13,7 +13,7 @@ use hull_types::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Drivers, networks::Keeper};
+use super::{Drivers, local, networks::Keeper};
 use crate::{
     hypervisor::{ByteStream, Vmm},
     link::Connector,
@@ -147,9 +147,7 @@ fn hand_over(context: &Context, migration: MigrationId) -> Result<Box<dyn ByteSt
     let (near, mut far) = tokio::io::duplex(HANDOVER);
     let (drivers, vm) = (context.drivers.clone(), desired.vm.id);
     let give = async move {
-        let records = drivers.records.load().await?;
-        let record = records.into_iter().find(|record| record.vm == vm);
-        let record = record.ok_or_else(|| Error::not_found("its record is gone"))?;
+        let record = local::find(&drivers, vm).await?;
         drivers.handover.give(vm, record.carried(), &mut far).await
     };
     let giving = async move {

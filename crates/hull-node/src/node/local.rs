@@ -77,7 +77,7 @@ async fn power(
     }
 }
 
-async fn find(drivers: &Drivers, vm: VmId) -> Result<Record> {
+pub(super) async fn find(drivers: &Drivers, vm: VmId) -> Result<Record> {
     let records = drivers.records.load().await?;
     records.into_iter().find(|record| record.vm == vm).ok_or_else(|| unknown(vm))
 }

@@ -145,7 +145,7 @@ impl Task {
         };
         tokio::select! {
             taken = take => taken,
-            () = told => unreachable!("it is told until it is done"),
+            never = told => never,
         }
     }
 

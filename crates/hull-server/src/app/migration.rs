@@ -3,7 +3,7 @@
 use hull_core::{
     call::Call,
     change::{Changes, Write},
-    migration::{Begin, Host, begin, cancel},
+    migration::{Begin, Host, UnderWay, begin, cancel},
     placement::Candidate,
 };
 use hull_types::{
@@ -22,10 +22,7 @@ use super::{
     list::Listing,
     node,
 };
-use crate::{
-    controllers::migrations::under_way,
-    state::{keys::Kind, table::Doc, view::State},
-};
+use crate::state::{keys::Kind, table::Doc, view::State};
 
 /// How migrations are listed.
 pub const LISTING: Listing<Migration, Revised<Migration>> = Listing {
@@ -37,6 +34,15 @@ pub const LISTING: Listing<Migration, Revised<Migration>> = Listing {
 
 fn find<'a>(state: &'a State, text: &str) -> Result<&'a Doc<Migration>> {
     by_text(&state.migrations, None, text).ok_or_else(|| missing::<Migration>(text, None))
+}
+
+/// A VM's present migration, with all that it turns on.
+pub(crate) fn under_way(state: &State, vm: VmId) -> Option<UnderWay<'_>> {
+    Some(UnderWay {
+        vm: &state.vms.get(vm)?.value,
+        placement: &state.placement(vm)?.value,
+        migration: &state.migration_of(vm)?.value,
+    })
 }
 
 fn put(write: &Write) -> Option<&Migration> {
@@ -141,8 +147,7 @@ fn decide_begin(
         nodes: &nodes,
         wanted,
     };
-    let (_, changes) = begin(&plan, call)?;
-    answer(changes, None, put)
+    answer(begin(&plan, call)?, None, put)
 }
 
 fn at(error: Error, field: &str) -> Error {

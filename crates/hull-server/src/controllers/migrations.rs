@@ -1,16 +1,14 @@
 //! Gives up migrations that cannot be done any more: their time is over, or the node they lead to is away. All else happens
 //! as the two nodes report (`hull_core::migration`).
 
-use hull_core::{
-    change::Changes,
-    migration::{UnderWay, give_up},
-};
+use hull_core::{change::Changes, migration::give_up};
 use hull_types::{error::Result, id::VmId};
 
 use crate::{
     app::{
         App,
         ctx::{Caller, Ctx},
+        migration::under_way,
         node,
     },
     state::view::State,
@@ -30,13 +28,4 @@ pub async fn round(app: &App) -> Result<()> {
         app.change(&Ctx::of(Caller::SERVER), decide).await?;
     }
     Ok(())
-}
-
-/// A VM's present migration, with all that it turns on.
-pub(crate) fn under_way(state: &State, vm: VmId) -> Option<UnderWay<'_>> {
-    Some(UnderWay {
-        vm: &state.vms.get(vm)?.value,
-        placement: &state.placement(vm)?.value,
-        migration: &state.migration_of(vm)?.value,
-    })
 }

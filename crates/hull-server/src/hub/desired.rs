@@ -1,7 +1,7 @@
 //! What one node shall hold, computed from the cache, and what of it the node has not been told yet.
 //!
-//! A node holds the VMs placed on it and those that come to it, the networks those have ports on, the routers of these networks, and whatever a
-//! packet may come to from there: the routers' other networks and their external ones.
+//! A node holds the VMs placed on it and those that come to it, the networks those have ports on, the routers of these
+//! networks, and whatever a packet may come to from there: the routers' other networks and their external ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -138,9 +138,9 @@ fn on(state: &State, port: &Port) -> Option<NodeId> {
     state.placement(port.vm?)?.node
 }
 
-/// The node that a port's VM is on its way to.
-fn comes_to(state: &State, port: &Port) -> Option<NodeId> {
-    state.placement(port.vm?)?.leaving().map(|moving| moving.to)
+/// The node that a VM is on its way to.
+fn goes_to(state: &State, vm: VmId) -> Option<NodeId> {
+    state.placement(vm)?.leaving().map(|moving| moving.to)
 }
 
 fn underlay(state: &State, node: NodeId) -> Option<IpAddr> {
@@ -249,15 +249,17 @@ pub(crate) fn needs(state: &State, node: NodeId) -> Needs {
     needs
 }
 
-/// The nodes that hold a router: those with a VM, or one that comes, on a network that routers join to one of its own, the other way round
-/// than [`needs`].
+/// The nodes that hold a router: those with a VM, or one that comes, on a network that routers join to one of its own, the
+/// other way round than [`needs`].
 pub(crate) fn nodes_of_router(state: &State, router: &Router) -> BTreeSet<NodeId> {
     let (mut routers, mut networks) = (BTreeSet::from([router.id]), BTreeSet::new());
     let mut left: Vec<NetworkId> = networks_of_router(state, router).collect();
     let mut nodes = BTreeSet::new();
     while let Some(id) = left.pop() {
         let Some(network) = state.networks.get(id).filter(|_| networks.insert(id)) else { continue };
-        nodes.extend(state.ports_of(id).flat_map(|port| [on(state, port), comes_to(state, port)]).flatten());
+        nodes.extend(
+            state.ports_of(id).flat_map(|port| [on(state, port), port.vm.and_then(|vm| goes_to(state, vm))]).flatten(),
+        );
         let joined = state.subnets_of(network).filter_map(|subnet| subnet.router);
         for other in joined.filter_map(|other| state.routers.get(other)) {
             if routers.insert(other.id) {
@@ -346,8 +348,8 @@ impl Told {
                     suspects.topology = true;
                 }
                 // Its node may hold it for this one now.
-                Kind::VmStatus => {
-                    _ = state.vms_coming(self.node).find(|vm| vm.0 == change.id).map(|vm| suspects.vms.insert(vm))
+                Kind::VmStatus if goes_to(state, VmId(change.id)) == Some(self.node) => {
+                    suspects.vms.insert(VmId(change.id));
                 }
                 Kind::Port => match state.ports.get(change.id) {
                     Some(port) => {
